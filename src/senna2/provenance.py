@@ -1,0 +1,57 @@
+"""Where a result came from: commit, versions, machine, command, seed."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import senna2
+
+PACKAGES = ("torch", "numpy", "numba", "transformers", "peft")
+
+
+def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
+    """A JSON-able record of this process. Everything that may differ between two equal runs lives here."""
+    return {
+        "senna2": senna2.__version__,
+        "commit": _commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": seed,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        **more,
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with `+` when it has changes; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    return f"{head}{'+' if git('status', '--porcelain') else ''}" if head else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside and rename, so that a full disk or Ctrl-C leaves the old file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

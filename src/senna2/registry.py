@@ -1,0 +1,74 @@
+"""Look-up by name of what can be exchanged. Built-ins are listed here, others come by entry points
+(group `senna2.<kind>`); nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from senna2.types import InputError
+
+BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    "policies": {
+        "constant_velocity": "senna2.drivers:ConstantVelocity",
+        "expert": "senna2.drivers:Expert",
+        "idm": "senna2.drivers:Idm",
+    },
+    "sources": {"town": "senna2.world.town.families:make_scene"},
+    "scenes": {
+        "town": "senna2.world.town.families:make_scene",
+        "recorded": "senna2.world.dress:dress_log",
+    },
+    "metrics": {
+        "consistency": "senna2.evaluate.consistency:consistency",
+        "open_loop": "senna2.evaluate.open_loop:open_loop",
+        "closed_loop": "senna2.evaluate.closed_loop:closed_loop",
+        "control": "senna2.evaluate.control:control",
+    },
+    "renderers": {
+        "cpu": "senna2.world.render.cpu:CpuRenderer",
+        "reference": "senna2.world.render.reference:ReferenceRenderer",
+    },
+    "traffic": {"replay": "senna2.world.traffic:ReplayTraffic"},
+    "recipes": {
+        "smoke": "senna2.recipes.smoke:smoke",
+        "laptop": "senna2.recipes.laptop:laptop",
+        "paper": "senna2.recipes.paper:paper",
+    },
+}
+
+
+def listing(kind: str) -> dict[str, str]:
+    """Name → where it comes from, built-ins and entry points; `InputError` for an unknown kind."""
+    if kind not in BUILT_IN:
+        raise InputError(f"'{kind}' is no kind of item; kinds are {sorted(BUILT_IN)}")
+    found = dict(BUILT_IN[kind])
+    for point in importlib.metadata.entry_points(group=f"senna2.{kind}"):
+        found[point.name] = point.value
+    return found
+
+
+def get(kind: str, name: str) -> Any:
+    """The registered object; `InputError` names what exists."""
+    found = listing(kind)
+    if name not in found:
+        raise InputError(f"no {kind} named '{name}'; there are {sorted(found)}")
+    module, attribute = found[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make_policy(spec: str, *, seed: int = 0) -> Any:
+    """A policy by registered name, or from a checkpoint folder (one that holds config.json)."""
+    if spec in listing("policies"):
+        factory: Callable[[], Any] = get("policies", spec)
+        return factory()
+    folder = Path(spec)
+    if (folder / "config.json").is_file():
+        from senna2.model.policy import DualSystem  # torch only when a checkpoint is asked for
+
+        return DualSystem.from_pretrained(folder).eval()
+    hint = "a folder without config.json" if folder.exists() else "neither a registered policy nor a checkpoint folder"
+    raise InputError(f"--policy {spec}: {hint}; registered are {sorted(listing('policies'))}")
