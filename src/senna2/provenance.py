@@ -40,7 +40,9 @@ def _commit() -> str | None:
         return None
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
+        ).stdout.strip()
 
     head = git("rev-parse", "--short=12", "HEAD")
     return f"{head}{'+' if git('status', '--porcelain') else ''}" if head else None

@@ -88,7 +88,9 @@ def require(condition: bool, where: str, what: str) -> None:
 
 
 def _shape(value: Array, shape: tuple[int | None, ...], where: str) -> None:
-    ok = value.ndim == len(shape) and all(s is None or s == n for s, n in zip(shape, value.shape, strict=True))
+    ok = value.ndim == len(shape) and all(
+        s is None or s == n for s, n in zip(shape, value.shape, strict=True)
+    )
     wanted = tuple("?" if s is None else s for s in shape)
     require(ok, where, f"shape {value.shape}, expected {wanted}")
 
@@ -128,7 +130,9 @@ class VehicleShape:
     def validate(self) -> Self:
         for name in ("length", "width", "height", "wheelbase"):
             require(getattr(self, name) > 0, f"VehicleShape.{name}", "must be positive")
-        require(0 <= self.rear_overhang < self.length, "VehicleShape.rear_overhang", "must lie within the length")
+        require(
+            0 <= self.rear_overhang < self.length, "VehicleShape.rear_overhang", "must lie within the length"
+        )
         return self
 
     @classmethod
@@ -163,9 +167,17 @@ class Camera:
         _shape(self.cam_to_ego_44, (4, 4), f"{where}.cam_to_ego_44")
         require(bool(np.isfinite(self.cam_to_ego_44).all()), f"{where}.cam_to_ego_44", "must be finite")
         rot = self.cam_to_ego_44[:3, :3]
-        require(np.allclose(rot @ rot.T, np.eye(3), atol=1e-5), f"{where}.cam_to_ego_44", "rotation is not orthonormal")
-        require(len(self.history_s) > 0 and self.history_s[-1] == 0.0, f"{where}.history_s", "must end with 0.0")
-        require(list(self.history_s) == sorted(self.history_s, reverse=True), f"{where}.history_s", "oldest first")
+        require(
+            np.allclose(rot @ rot.T, np.eye(3), atol=1e-5),
+            f"{where}.cam_to_ego_44",
+            "rotation is not orthonormal",
+        )
+        require(
+            len(self.history_s) > 0 and self.history_s[-1] == 0.0, f"{where}.history_s", "must end with 0.0"
+        )
+        require(
+            list(self.history_s) == sorted(self.history_s, reverse=True), f"{where}.history_s", "oldest first"
+        )
         return self
 
     @classmethod
@@ -313,8 +325,16 @@ class StateObservation:
         _shape(self.lanes_LP2, (MAX_LANES, LANE_POINTS, 2), "StateObservation.lanes_LP2")
         _shape(self.lane_kinds_L, (MAX_LANES,), "StateObservation.lane_kinds_L")
         _shape(self.route_R2, (ROUTE_POINTS, 2), "StateObservation.route_R2")
-        require(bool(np.isfinite(self.boxes_A6[self.classes_A >= 0]).all()), "StateObservation.boxes_A6", "NaN in use")
-        require(bool(np.isfinite(self.lanes_LP2[self.lane_kinds_L >= 0]).all()), "StateObservation.lanes_LP2", "NaN in use")
+        require(
+            bool(np.isfinite(self.boxes_A6[self.classes_A >= 0]).all()),
+            "StateObservation.boxes_A6",
+            "NaN in use",
+        )
+        require(
+            bool(np.isfinite(self.lanes_LP2[self.lane_kinds_L >= 0]).all()),
+            "StateObservation.lanes_LP2",
+            "NaN in use",
+        )
         return self
 
     @classmethod
@@ -356,7 +376,9 @@ class Observation:
         require(bool(np.isfinite(self.motion_4).all()), "Observation.motion_4", "must be finite")
         for name, image in self.images.items():
             _shape(image, (None, None, None, 3), f"Observation.images[{name}]")
-            require(image.dtype == np.uint8, f"Observation.images[{name}]", f"dtype {image.dtype}, expected uint8")
+            require(
+                image.dtype == np.uint8, f"Observation.images[{name}]", f"dtype {image.dtype}, expected uint8"
+            )
         if self.state is not None:
             self.state.validate()
         return self
@@ -365,7 +387,10 @@ class Observation:
     def fake(cls, rig: Rig | None = None, seed: int = 0) -> Self:
         rng = np.random.default_rng(seed)
         rig = rig or Rig.fake()
-        images = {c.name: rng.integers(0, 256, (len(c.history_s), c.height, c.width, 3), np.uint8) for c in rig.cameras}
+        images = {
+            c.name: rng.integers(0, 256, (len(c.history_s), c.height, c.width, 3), np.uint8)
+            for c in rig.cameras
+        }
         motion = np.array([8.0, 0.0, 0.0, 0.0], np.float32)
         return cls(0.0, motion, Direction.STRAIGHT, 13.9, "", images, StateObservation.fake())
 
@@ -480,7 +505,11 @@ class Samples:
         }  # fmt: skip
         for name, shape in shapes.items():
             _shape(getattr(self, name), shape, f"Samples.{name}")
-        require(len(self.instruction_N) == n, "Samples.instruction_N", f"has {len(self.instruction_N)} entries, not {n}")
+        require(
+            len(self.instruction_N) == n,
+            "Samples.instruction_N",
+            f"has {len(self.instruction_N)} entries, not {n}",
+        )
         for name, image in self.images.items():
             _shape(image, (n, None, None, None, 3), f"Samples.images[{name}]")
         require(bool(np.isfinite(self.motion_N4).all()), "Samples.motion_N4", "must be finite")

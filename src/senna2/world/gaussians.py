@@ -57,11 +57,23 @@ class GaussianCloud:
             require(value.shape == shape, f"{where}.{name}", f"shape {value.shape}, expected {shape}")
             require(bool(np.isfinite(value).all()), f"{where}.{name}", "holds NaN or infinity")
         k = self.sh_NK3.shape[1] if self.sh_NK3.ndim == 3 else 0
-        require(k in (1, 4, 9, 16) and self.sh_NK3.shape == (n, k, 3), f"{where}.sh_NK3", f"shape {self.sh_NK3.shape}")
+        require(
+            k in (1, 4, 9, 16) and self.sh_NK3.shape == (n, k, 3),
+            f"{where}.sh_NK3",
+            f"shape {self.sh_NK3.shape}",
+        )
         require(bool(np.isfinite(self.sh_NK3).all()), f"{where}.sh_NK3", "holds NaN or infinity")
         require(bool((self.scales_N3 > 0).all()), f"{where}.scales_N3", "must be positive")
-        require(bool(((self.opacities_N > 0) & (self.opacities_N <= 1)).all()), f"{where}.opacities_N", "must be in (0, 1]")
-        require(np.allclose(np.linalg.norm(self.quats_N4, axis=1), 1, atol=1e-3), f"{where}.quats_N4", "must be unit")
+        require(
+            bool(((self.opacities_N > 0) & (self.opacities_N <= 1)).all()),
+            f"{where}.opacities_N",
+            "must be in (0, 1]",
+        )
+        require(
+            np.allclose(np.linalg.norm(self.quats_N4, axis=1), 1, atol=1e-3),
+            f"{where}.quats_N4",
+            "must be unit",
+        )
         return self
 
     @classmethod
@@ -70,4 +82,6 @@ class GaussianCloud:
         quats = rng.normal(size=(n, 4))
         quats /= np.linalg.norm(quats, axis=1, keepdims=True)
         means = rng.uniform((4, -4, 0), (20, 4, 3), (n, 3))
-        return cls.from_rgb(means, rng.uniform(0.05, 0.5, (n, 3)), quats, rng.uniform(0.3, 0.99, n), rng.uniform(0, 1, (n, 3)))
+        return cls.from_rgb(
+            means, rng.uniform(0.05, 0.5, (n, 3)), quats, rng.uniform(0.3, 0.99, n), rng.uniform(0, 1, (n, 3))
+        )

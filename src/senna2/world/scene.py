@@ -116,7 +116,11 @@ class Scene:
     def validate(self, where: str = "clip") -> Self:
         require(len(self.expert.t_E) >= 2, f"{where}: expert", "needs at least two poses")
         require(bool(np.isfinite(self.expert.pose_E3).all()), f"{where}: expert pose", "holds NaN")
-        require(len(self.route_P2) >= 2 and bool(np.isfinite(self.route_P2).all()), f"{where}: route", "needs two finite points")
+        require(
+            len(self.route_P2) >= 2 and bool(np.isfinite(self.route_P2).all()),
+            f"{where}: route",
+            "needs two finite points",
+        )
         require(len(self.speed_limit_P) == len(self.route_P2), f"{where}: route speed limit", "one a point")
         ids = [t.id for t in self.tracks]
         require(len(set(ids)) == len(ids), f"{where}: tracks", "an id occurs twice")
@@ -153,7 +157,18 @@ class Scene:
         )
         lane_map = LaneMap(lanes, (line(1.75),), (), (line(-1.75 - 0.4), line(5.65)), (strip(-2.15, 5.65),),
                            drivable_known=True, lanes_complete=True)  # fmt: skip
-        track = Track("leader", AgentClass.CAR, "car", 4.5, 1.8, 1.5, t, leader, np.full(frames, leader_v), np.zeros(frames, np.int8))
+        track = Track(
+            "leader",
+            AgentClass.CAR,
+            "car",
+            4.5,
+            1.8,
+            1.5,
+            t,
+            leader,
+            np.full(frames, leader_v),
+            np.zeros(frames, np.int8),
+        )
         zeros = np.zeros(frames, np.int8)
         cameras = Rig((Camera.fake(),))
         return cls(

@@ -1,0 +1,202 @@
+"""The command line. Parsing imports nothing heavy; each verb imports what it needs when it runs.
+
+Exit codes: 0 done, 1 the job failed, 2 bad use or bad input (one line that names file, field and fix).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from senna2 import __version__
+from senna2.types import InputError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="senna2", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.description = "Train, drive and measure Senna-2: a VLM that decides, a planner that drives."
+    parser.add_argument("--version", action="version", version=f"senna2 {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    run = verbs.add_parser(
+        "run", help="the whole story: clips, stages 1-3, every evaluation, report.html, results.json"
+    )
+    run.add_argument(
+        "--recipe", default="laptop", help="a registered recipe (`senna2 list recipes`) or module:function"
+    )
+    run.add_argument("--out", type=Path, help="folder of the run (default runs/<recipe>)")
+    run.add_argument("--seed", type=int, help="overrides the recipe's seed")
+    run.add_argument("--workers", type=int, help="worker processes (default: as many as there are cores)")
+    run.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
+    run.add_argument(
+        "--json", action="store_true", help="print the path of results.json and the headline as JSON"
+    )
+
+    train = verbs.add_parser("train", help="one stage; the same line runs under torchrun")
+    train.add_argument("stage", choices=("1a", "1b", "1c", "2", "3"))
+    train.add_argument("--recipe", default="laptop")
+    train.add_argument(
+        "--from", dest="start", type=Path, metavar="CKPT", help="checkpoint folder to start from"
+    )
+    train.add_argument("--data", type=Path, metavar="DIR", help="samples (stages 1, 2) or clips (stage 3); "
+                       "default: generated beside --out")  # fmt: skip
+    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--seed", type=int)
+    train.add_argument("--workers", type=int)
+    train.add_argument("--resume", action="store_true")
+    train.add_argument("--json", action="store_true")
+
+    evaluate = verbs.add_parser("eval", help="measure policies: consistency, open loop, closed loop, control")
+    evaluate.add_argument("suite", choices=("consistency", "open", "closed", "control", "all"))
+    evaluate.add_argument(
+        "--policy", nargs="+", required=True, metavar="P", help="registered names or checkpoint folders"
+    )
+    evaluate.add_argument(
+        "--scenes", required=True, metavar="S", help="a clip folder, a folder of them, or a split (core/test)"
+    )
+    evaluate.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    evaluate.add_argument("--limit", type=int, help="at most so many clips")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--workers", type=int)
+    evaluate.add_argument("--json", action="store_true")
+
+    label = verbs.add_parser("label", help="f_K over a recorded trajectory, with counts")
+    label.add_argument("file", type=Path)
+    label.add_argument("--json", action="store_true")
+
+    scene = verbs.add_parser("scene", help="clips: make, dress a recorded log, check, view")
+    kinds = scene.add_subparsers(dest="action", required=True, metavar="ACTION")
+    make = kinds.add_parser("make", help="generate clips of the town")
+    make.add_argument("--family", help="a scenario family (default: all in turn)")
+    make.add_argument("--split", default="test")
+    make.add_argument("--count", type=int, default=1)
+    make.add_argument("--seed", type=int, help="one clip of exactly this scene seed")
+    make.add_argument("--out", type=Path, required=True)
+    make.add_argument("--json", action="store_true")
+    dress = kinds.add_parser("dress", help="a recorded log's tracks and map as a drivable 3DGS clip")
+    dress.add_argument(
+        "log", type=Path, help="a MetaDrive/ScenarioNet .pkl file or an Argoverse 2 log folder"
+    )
+    dress.add_argument("--out", type=Path, required=True, metavar="CLIP_DIR")
+    dress.add_argument("--json", action="store_true")
+    check = kinds.add_parser("check", help="load a clip, validate it and print what is in it")
+    check.add_argument("clip", type=Path)
+    check.add_argument("--json", action="store_true")
+    view = kinds.add_parser("view", help="render a clip's cameras along the expert's drive to a PNG")
+    view.add_argument("clip", type=Path)
+    view.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    view.add_argument("--scale", type=float, default=3.0, help="resolution against the rig's")
+
+    doctor = verbs.add_parser("doctor", help="versions, hardware, renderer and a fix for each problem")
+    doctor.add_argument("--json", action="store_true")
+    listing = verbs.add_parser("list", help="what is registered")
+    listing.add_argument("kind", nargs="?")
+    listing.add_argument("--json", action="store_true")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return _dispatch(args)
+    except InputError as error:
+        print(f"senna2: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("senna2: interrupted; what was finished is kept, --resume goes on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        print(
+            f"senna2: {name}{error.strerror or error}; check the path, its rights and free disk space",
+            file=sys.stderr,
+        )
+        return 1
+    except RuntimeError as error:
+        if type(error).__module__.startswith("senna2."):  # a failed job, e.g. train.loop.TrainingError
+            print(f"senna2: {error}", file=sys.stderr)
+            return 1
+        raise
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    if args.verb == "run":
+        from senna2.recipes.story import run_recipe
+
+        results = run_recipe(args.recipe, args.out, seed=args.seed, workers=args.workers, resume=args.resume)
+        return _emit(results, args.json)
+    if args.verb == "train":
+        from senna2.recipes.stages import train_verb
+
+        done = train_verb(args.stage, args.recipe, start=args.start, data=args.data, out=args.out, seed=args.seed,
+                          workers=args.workers, resume=args.resume)  # fmt: skip
+        return _emit(done, args.json)
+    if args.verb == "eval":
+        from senna2.recipes.measure import eval_verb
+
+        done = eval_verb(
+            args.suite,
+            args.policy,
+            args.scenes,
+            args.out,
+            limit=args.limit,
+            seed=args.seed,
+            workers=args.workers,
+        )
+        return _emit(done, args.json)
+    if args.verb == "label":
+        from senna2.data.label import format_counts, label_file
+
+        counts = label_file(args.file)
+        print(json.dumps(counts) if args.json else format_counts(counts))
+        return 0
+    if args.verb == "scene":
+        from senna2.recipes import clips
+
+        if args.action == "make":
+            done = clips.make_verb(
+                args.out, family=args.family, split=args.split, count=args.count, seed=args.seed
+            )
+        elif args.action == "dress":
+            done = clips.dress_verb(args.log, args.out)
+        elif args.action == "check":
+            done = clips.check_verb(args.clip)
+        else:
+            done = clips.view_verb(args.clip, args.out, scale=args.scale)
+        return _emit(done, getattr(args, "json", False))
+    if args.verb == "doctor":
+        from senna2.doctor import doctor
+
+        report = doctor()
+        _emit(report, args.json)
+        return 0 if report["ok"] else 1
+    from senna2.registry import BUILT_IN, listing
+
+    kinds = [args.kind] if args.kind else sorted(BUILT_IN)
+    return _emit({kind: listing(kind) for kind in kinds}, args.json)
+
+
+def _emit(value: dict, as_json: bool) -> int:  # type: ignore[type-arg]
+    """Print a verb's outcome: JSON for machines, aligned lines for people."""
+    if as_json:
+        print(json.dumps(value))
+        return 0
+    for key, item in value.items():
+        if isinstance(item, dict):
+            print(f"{key}:")
+            for k, v in item.items():
+                print(f"  {k:24s} {v}")
+        elif isinstance(item, list):
+            print(f"{key}:")
+            for v in item:
+                print(f"  {v}")
+        else:
+            print(f"{key}: {item}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Recordings and samples: what the models learn from."""

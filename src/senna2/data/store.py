@@ -1,0 +1,116 @@
+"""Samples on disk: a folder of parts, one a clip, each a folder of plain `.npy` arrays.
+
+States are read into memory; images stay memory-mapped and are gathered a batch at a time. A part is written beside
+and renamed, so an interrupted run leaves only whole parts, and a part that exists is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from senna2.config import load_json
+from senna2.types import Array, InputError, Samples
+
+SCHEMA = "senna2.samples/1"
+_TEXT = ("instruction_N", "clips", "families")
+_ARRAYS = tuple(n for n in Samples.__dataclass_fields__ if n not in (*_TEXT, "images"))
+
+
+def write_part(folder: Path, name: str, samples: Samples) -> Path:
+    """Write one part; `InputError` if the disk refuses (the store stays whole)."""
+    target = folder / name
+    temporary = folder / f".{name}.{os.getpid()}"
+    try:
+        temporary.mkdir(parents=True)
+        for field in _ARRAYS:
+            np.save(temporary / f"{field}.npy", getattr(samples, field))
+        for camera, images in samples.images.items():
+            np.save(temporary / f"images.{camera}.npy", images)
+        meta = {
+            "schema": SCHEMA,
+            "n": len(samples),
+            "cameras": list(samples.images),
+            **{k: getattr(samples, k) for k in _TEXT},
+        }
+        (temporary / "part.json").write_text(json.dumps(meta))
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror}); free disk space or choose another --out"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+class SampleStore:
+    """Every sample of a folder, addressable by position. `index_N` is renumbered to that position."""
+
+    def __init__(self, folder: Path, *, images: bool = True, parts: Sequence[str] | None = None) -> None:
+        self.folder = Path(folder)
+        found = sorted(p.parent for p in self.folder.glob("*/part.json") if not p.parent.name.startswith("."))
+        chosen = found if parts is None else [self.folder / p for p in parts]
+        if not chosen:
+            raise InputError(
+                f"{folder}: holds no samples; make them with `senna2 run` or `senna2 data convert`"
+            )
+        read = [_read_part(p, images) for p in chosen]
+        self._views = [r[1] for r in read]
+        self._start = np.concatenate([[0], np.cumsum([len(r[0]) for r in read])])
+        self.states = Samples.concatenate([r[0] for r in read])
+        object.__setattr__(self.states, "index_N", np.arange(len(self.states), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def take(self, index: Array) -> Samples:
+        """The samples at these positions, with their images."""
+        index = np.asarray(index)
+        part = np.searchsorted(self._start, index, side="right") - 1
+        row = index - self._start[part]
+        images = {
+            camera: np.stack([self._views[p][camera][r] for p, r in zip(part, row, strict=True)])
+            for camera in self._views[0]
+        }
+        state = self.states.take(index)
+        return Samples(**{**{n: getattr(state, n) for n in Samples.__dataclass_fields__}, "images": images})
+
+
+def _read_part(folder: Path, images: bool) -> tuple[Samples, dict[str, Array]]:
+    meta = load_json(folder / "part.json")
+    if meta.get("schema") != SCHEMA:
+        raise InputError(
+            f"{folder / 'part.json'}: schema '{meta.get('schema')}', expected '{SCHEMA}'; make the samples anew"
+        )
+    values: dict[str, Any] = {k: tuple(meta[k]) for k in _TEXT}
+    for field in _ARRAYS:
+        values[field] = _load(folder / f"{field}.npy", meta["n"])
+    views = (
+        {c: _load(folder / f"images.{c}.npy", meta["n"], mmap=True) for c in meta["cameras"]}
+        if images
+        else {}
+    )
+    return Samples(**values, images={}).validate(), views
+
+
+def _load(path: Path, n: int, *, mmap: bool = False) -> Array:
+    try:
+        value = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); delete its folder and make the samples again"
+        ) from error
+    if len(value) != n:
+        raise InputError(
+            f"{path}: holds {len(value)} samples, part.json says {n}; delete its folder and make them again"
+        )
+    return value

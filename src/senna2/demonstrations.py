@@ -1,0 +1,206 @@
+"""Demonstrations: the privileged expert drives generated clips, and what it saw and did becomes samples.
+
+Per clip: its natural drive, drives from a perturbed start (moved sideways, turned a little, faster or slower: how to
+recover), and branches in which the expert is forced to accelerate, brake or keep from some instant (counterfactual
+labels: a decision that was always right is not obeyed when it is forced).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from senna2.data.samples import samples_from_drive
+from senna2.data.store import write_part
+from senna2.decisions import f_k_plan
+from senna2.drivers import Expert
+from senna2.rollouts import Record, drive
+from senna2.types import PLAN_STEPS, Array, EgoState, InputError, Observation, Samples, Speed
+from senna2.world.clip import load_clip
+from senna2.world.scene import Scene
+from senna2.world.sim import SimState, Simulator
+from senna2.world.town.expert import ExpertDriver
+
+LEAST_BRANCH_TTC_S = 1.5  # a forced drive that comes closer is no demonstration: dropped and counted
+
+
+@dataclass(frozen=True)
+class Drives:
+    """How demonstrations are taken from a clip; see `recipes.config.Clips` for the fields."""
+
+    drives: int = 2
+    every: int = 2
+    branch_every: int = 10
+    images: bool = True
+    seed: int = 0
+    offset_m: float = 0.35  # standard deviation of the sideways start offset
+    yaw_rad: float = 0.03
+    speed_share: tuple[float, float] = (0.8, 1.2)
+
+
+def collect(
+    clip_folders: Sequence[Path], out: Path, drives: Drives, *, workers: int, label: str
+) -> Counter[str]:
+    """Samples of many clips, a part each, in worker processes; parts that exist are kept. Returns what was counted
+    (samples, branches kept, dropped for collision, TTC or an unreached label)."""
+    todo = [c for c in clip_folders if not (out / c.name / "part.json").is_file()]
+    counts: Counter[str] = Counter(kept_from_before=len(clip_folders) - len(todo))
+    bar = tqdm(total=len(todo), desc=f"demonstrations {label}", unit="clip", mininterval=1.0)
+    if workers <= 1:
+        for folder in todo:
+            counts += _collect_clip(folder, out, drives)
+            bar.update()
+        return counts
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        jobs = {pool.submit(_collect_clip, c, out, drives): c for c in todo}
+        try:
+            for job in as_completed(jobs):
+                counts += job.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return counts
+
+
+def _collect_clip(folder: Path, out: Path, drives: Drives | Replay) -> Counter[str]:
+    scene = load_clip(folder)
+    samples, counts = replay(scene, drives) if isinstance(drives, Replay) else demonstrate(scene, drives)
+    if samples is None:
+        raise InputError(
+            f"{folder}: is shorter than the {PLAN_STEPS / 10:.0f} s a plan covers; make longer clips"
+        )
+    write_part(out, folder.name, samples)
+    return counts
+
+
+def replay(scene: Scene, how: Replay) -> tuple[Samples | None, Counter[str]]:
+    """Samples along the clip's own expert log, exactly as it was driven."""
+    record: Record = "images" if how.images else "state"
+    rollout = drive(Expert(), scene, policy_name="expert", record=record, record_every=how.every)
+    frames = len(rollout)
+    samples = samples_from_drive(
+        clip=scene.meta.name,
+        family=scene.meta.family,
+        observations=rollout.observations,
+        pose_F3=rollout.ego_F6[:, :3],
+        boxes_FA6=rollout.boxes_FA6,
+        direction_F=_annotation(scene, rollout.t_F),
+        kerbs=scene.map.kerbs if scene.map.drivable_known else None,
+    )
+    return samples, Counter(samples=0 if samples is None else len(samples), frames=frames)
+
+
+def _annotation(scene: Scene, t_F: Array) -> Array:
+    """The expert's annotated direction at these times."""
+    nearest = np.clip(np.searchsorted(scene.expert.t_E, t_F - 1e-6), 0, len(scene.expert.t_E) - 1)
+    return scene.expert.direction_E[nearest]
+
+
+def demonstrate(scene: Scene, drives: Drives) -> tuple[Samples | None, Counter[str]]:
+    """All samples of one clip and the counts. Deterministic in (scene, drives)."""
+    simulator = Simulator(scene)
+    rng = np.random.default_rng([drives.seed, scene.meta.seed & 0x7FFFFFFF])
+    counts: Counter[str] = Counter()
+    parts: list[Samples] = []
+    for number in range(drives.drives):
+        start = scene.expert.start() if number == 0 else _perturbed(scene.expert.start(), drives, rng)
+        states, observations, directions = _drive(simulator, start, drives)
+        if any(s.contacts for s in states[-1:]):
+            counts["drives with a contact, dropped"] += 1
+            continue
+        part = _samples(simulator, states, observations, directions)
+        if part is not None:
+            parts.append(part)
+        if number == 0 and drives.branch_every:
+            parts += _branches(simulator, states, observations, directions, drives, counts)
+    counts["samples"] = sum(len(p) for p in parts)
+    return (Samples.concatenate(parts) if parts else None), counts
+
+
+def _perturbed(start: EgoState, drives: Drives, rng: np.random.Generator) -> EgoState:
+    offset = rng.normal(0, drives.offset_m)
+    yaw = start.yaw + rng.normal(0, drives.yaw_rad)
+    return replace(
+        start,
+        x=start.x - offset * np.sin(start.yaw),
+        y=start.y + offset * np.cos(start.yaw),
+        yaw=float(yaw),
+        v=float(start.v * rng.uniform(*drives.speed_share)),
+    )
+
+
+def _drive(
+    simulator: Simulator, start: EgoState, drives: Drives
+) -> tuple[list[SimState], list[Observation | None], list[int]]:
+    """The expert to the clip's end, observed every `drives.every` frames."""
+    driver = ExpertDriver(simulator.scene)
+    driver.reset()
+    state = simulator.reset(start)
+    states, observations, directions = [], [], []
+    while True:
+        plan = driver.plan(state)
+        observe = len(states) % drives.every == 0 and len(states) < simulator.last_step - PLAN_STEPS
+        states.append(state)
+        observations.append(simulator.observe(state, images=drives.images) if observe else None)
+        directions.append(int(driver.direction))
+        if state.done:
+            return states, observations, directions
+        state = simulator.step(state, plan)
+
+
+def _samples(
+    simulator: Simulator, states: Sequence[SimState], observations: Sequence[Observation | None],
+    directions: Sequence[int], *, counterfactual: bool = False,
+) -> Samples | None:  # fmt: skip
+    scene = simulator.scene
+    return samples_from_drive(
+        clip=scene.meta.name,
+        family=scene.meta.family,
+        observations=observations,
+        pose_F3=np.array([(s.ego.x, s.ego.y, s.ego.yaw) for s in states]),
+        boxes_FA6=simulator.traffic.boxes_KA6[[s.step for s in states]],
+        direction_F=np.array(directions),
+        kerbs=scene.map.kerbs if scene.map.drivable_known else None,
+        counterfactual=counterfactual,
+    )
+
+
+def _branches(
+    simulator: Simulator, states: Sequence[SimState], observations: Sequence[Observation | None],
+    directions: Sequence[int], drives: Drives, counts: Counter[str],
+) -> list[Samples]:  # fmt: skip
+    """From every `branch_every`-th observed instant: the expert forced each way for a plan's length."""
+    parts = []
+    for i in range(0, len(states) - PLAN_STEPS - 1, drives.branch_every):
+        if observations[i] is None:
+            continue
+        for forced in (Speed.ACCELERATE, Speed.DECELERATE, Speed.KEEP):
+            driver = ExpertDriver(simulator.scene)
+            driver.reset()
+            driver.force = forced
+            branch = [states[i]]
+            while len(branch) <= PLAN_STEPS and not branch[-1].done:
+                branch.append(simulator.step(branch[-1], driver.plan(branch[-1])))
+            if len(branch) <= PLAN_STEPS or len(branch[-1].contacts) > len(states[i].contacts):
+                counts["branches dropped: contact"] += 1
+                continue
+            if min(s.ttc_s for s in branch) < LEAST_BRANCH_TTC_S:
+                counts["branches dropped: TTC"] += 1
+                continue
+            seen = [observations[i], *[None] * (len(branch) - 1)]
+            part = _samples(simulator, branch, seen, [directions[i]] * len(branch), counterfactual=True)
+            if part is None or int(f_k_plan(part.future_NT3[:, :, :2])[0][0]) != forced:
+                counts["branches dropped: did not reach the label"] += 1
+                continue
+            counts["branches kept"] += 1
+            parts.append(part)
+    return parts

@@ -1,0 +1,388 @@
+"""The dual system: VLM, decision adapter, scene encoder, perception and diffusion planner (spec section 2).
+
+Legend: B batch, D draws, K coefficients, S scene tokens, Q queries, C width, H hidden size of the VLM, T plan steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from senna2.model import diffusion
+from senna2.model.adapter import DecisionAdapter
+from senna2.model.backbone import ImageEncoder, StateEncoder
+from senna2.model.basis import PlanBasis
+from senna2.model.batch import Batch
+from senna2.model.config import PolicyConfig, check_rig
+from senna2.model.memory import MemoryBank, SimulatedClock, Thought
+from senna2.model.perception import Perception
+from senna2.model.planners.dit import DiT
+from senna2.types import (
+    Array,
+    ClipMeta,
+    Decision,
+    Direction,
+    InputError,
+    Observation,
+    Plan,
+    Plans,
+    Rig,
+    Samples,
+    Speed,
+    Trajectory,
+)
+
+if TYPE_CHECKING:
+    from senna2.model.vlm.qwen import DrivingVLM
+
+__all__ = ["DualSystem", "PolicyConfig", "SceneTokens"]
+
+PARTS = ("encoder", "perception", "planner", "adapter", "vlm")
+Forced = Decision | Callable[[Observation, Decision | None], Decision | None] | None
+
+
+@dataclass(frozen=True, eq=False)
+class SceneTokens:
+    """The E2E condition. queries: agent, map and navigation tokens (None with obs="state", where truth is the input)."""
+
+    tokens_BSC: Tensor
+    valid_BS: Tensor | None
+    queries_BQC: Tensor | None
+
+    def take(self, rows: Tensor) -> Self:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return type(self)(**{k: None if v is None else v[rows] for k, v in values.items()})
+
+
+class DualSystem(nn.Module):
+    """The policy of `senna2` and `senna` (the latter: adapter="decision"). Implements the Policy protocol.
+
+    `forced`: a decision for the whole rollout, or a callback `(observation, what the VLM said) -> decision`; a part
+    that is UNKNOWN stays the VLM's own, None leaves it alone. Random initialisation depends on `seed` alone.
+    """
+
+    vehicle = "bicycle"
+
+    def __init__(
+        self, config: PolicyConfig, rig: Rig, *, vlm: DrivingVLM | None = None, basis: PlanBasis | None = None,
+        hidden_size: int = 0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        """`hidden_size` stands in for the VLM's while there is none yet (stage 1b before 1a)."""
+        super().__init__()
+        self.config, self.rig = config.validate(), rig.validate()
+        self.hidden_size = vlm.hidden_size if vlm is not None else hidden_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(config, rig)
+        self.schedule = diffusion.Schedule(config.schedule, config.diffusion_steps)
+        self.basis: PlanBasis | None = None
+        if basis is not None:
+            self.set_basis(basis)
+        self.vlm: DrivingVLM | None = None
+        if vlm is not None:
+            self.attach_vlm(vlm)
+        self.forced: Forced = None
+        self._clock = SimulatedClock()
+        self.memory = MemoryBank(config.vlm_period_s, self._clock)
+        self._seed, self._frame = 0, 0
+
+    def _build(self, c: PolicyConfig, rig: Rig) -> None:
+        self.encoder: nn.Module
+        self.perception: Perception | None = None
+        if c.obs == "images":
+            self.encoder = ImageEncoder(rig, c.channels, c.dim)
+            self.perception = Perception(rig, c.dim, c.heads, agents=c.agent_queries, lines=c.map_queries)
+        else:
+            self.encoder = StateEncoder(c.dim)
+        self.planner = DiT(
+            coefficients=c.coefficients, group=c.group, dim=c.dim, heads=c.heads, blocks=c.blocks,
+            mlp_ratio=c.mlp_ratio, speed_limit_input=c.speed_limit_input,
+        )  # fmt: skip
+        self.adapter = DecisionAdapter(self.hidden_size, c.dim, c.adapter)
+
+    # ------------------------------------------------------------------------------------------------- parts
+
+    @property
+    def device(self) -> torch.device:
+        return self.planner.place_NC.device
+
+    @property
+    def needs_images(self) -> bool:
+        return self.config.obs == "images" or self.vlm is not None
+
+    def attach_vlm(self, vlm: DrivingVLM) -> None:
+        if self.config.adapter in ("vlm", "both") and vlm.hidden_size != self.hidden_size:
+            raise InputError(
+                f"vlm: hidden size {vlm.hidden_size}, but the adapter was made for {self.hidden_size}; "
+                "use the VLM it was trained with"
+            )
+        self.vlm = vlm
+
+    def set_basis(self, basis: PlanBasis) -> None:
+        c = self.config
+        got, wanted = (basis.kind, basis.coefficients, basis.steps), (c.basis, c.coefficients, c.plan_steps)
+        if got != wanted or abs(basis.dt - c.plan_dt) > 1e-9:
+            raise InputError(
+                f"normalisation.json: basis {got} at {basis.dt} s does not fit the policy's {wanted} at {c.plan_dt} s; "
+                "fit it with the policy's own configuration"
+            )
+        self.basis = basis.to(self.device)
+
+    def fit_basis(self, samples: Samples) -> PlanBasis:
+        """Fit the plan basis on training samples (those with a whole future) and adopt it."""
+        future, v = samples.future_NT3[..., :2], samples.motion_N4[:, 0]
+        whole = np.isfinite(future).all((1, 2))
+        t = self.config.plan_dt * np.arange(1, self.config.plan_steps + 1)
+        residual = future[whole].astype(np.float64)
+        residual[..., 0] -= v[whole, None] * t
+        c = self.config
+        self.set_basis(PlanBasis.fit(residual, kind=c.basis, modes=c.modes, dt=c.plan_dt))
+        return self._fitted()
+
+    def _fitted(self) -> PlanBasis:
+        if self.basis is None:
+            raise InputError("policy: no plan basis yet; call fit_basis(training samples) or load a checkpoint")
+        return self.basis
+
+    def part(self, name: str) -> nn.Module | None:
+        """One of `encoder`, `perception`, `planner`, `adapter`, `vlm`; None where this policy has none."""
+        if name not in PARTS:
+            raise InputError(f"policy: part '{name}' is unknown; use one of {PARTS}")
+        return cast("nn.Module | None", getattr(self, name))
+
+    def freeze(self, *names: str, frozen: bool = True) -> None:
+        """Switch the gradients of whole parts off (or on again)."""
+        for name in names:
+            part = self.part(name)
+            if part is not None:
+                part.requires_grad_(not frozen)
+
+    def policy_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Named parameters of everything but the VLM."""
+        return ((n, p) for n, p in self.named_parameters() if not n.startswith("vlm."))
+
+    # -------------------------------------------------------------------------------------------- training calls
+
+    def encode(self, batch: Batch, *, augment: tuple[int, int] | None = None) -> SceneTokens:
+        """Scene tokens. `augment` (seed, step) tints the images, keyed by the samples' indices; None leaves them alone."""
+        if self.perception is None:
+            tokens, valid = self.encoder(batch)
+            return SceneTokens(tokens, valid, None)
+        tint = None
+        if augment is not None and self.config.jitter > 0:
+            u = diffusion.keyed_uniform(batch.index_B, *augment, (4,), diffusion.JITTER).to(self.device) * 2 - 1
+            # One factor for brightness, a smaller one a channel for colour.
+            tint = (1 + self.config.jitter * u[:, :1]) * (1 + 0.4 * self.config.jitter * u[:, 1:])
+        image = self.encoder(batch, tint)
+        queries = self.perception(image, batch.navigation_B)
+        return SceneTokens(torch.cat([queries, image], 1) if self.config.image_tokens else queries, None, queries)
+
+    def condition(
+        self, hidden_BH: Tensor | None, speed_B: Tensor, direction_B: Tensor, hidden_valid_B: Tensor | None = None
+    ) -> Tensor:
+        """F_vlm (B, C). Category -1 and `hidden_BH` None mean "none given"."""
+        if hidden_BH is not None and self.config.detach_vlm:
+            hidden_BH = hidden_BH.detach()
+        return cast(Tensor, self.adapter(hidden_BH, speed_B, direction_B, hidden_valid_B))
+
+    def condition_for_training(
+        self, hidden_BH: Tensor | None, speed_B: Tensor, direction_B: Tensor, index_B: Tensor, *, seed: int, step: int,
+        drop_decision: float = 0.5, drop_hidden: float = 0.25,
+    ) -> Tensor:  # fmt: skip
+        """`condition` with a share of the decisions and, independently, of the hidden states taken away, keyed by index.
+
+        [ours]: a decision that was always there and always right is not obeyed when it is forced, and the hidden state
+        holds the decision too, so either must sometimes stand alone (notes/learning.md, pitfall 8).
+        """
+        one = diffusion.keyed_uniform(index_B, seed, step, (), diffusion.DROP_DECISION).to(speed_B.device)
+        two = diffusion.keyed_uniform(index_B, seed, step, (), diffusion.DROP_HIDDEN).to(speed_B.device)
+        gone = one < drop_decision
+        speed_B, direction_B = speed_B.masked_fill(gone, -1), direction_B.masked_fill(gone, -1)
+        return self.condition(hidden_BH, speed_B, direction_B, two >= drop_hidden)
+
+    def _denoise(self, x_BDK2: Tensor, t_BD: Tensor, tokens: SceneTokens, f_vlm: Tensor | None, batch: Batch) -> Tensor:
+        return cast(
+            Tensor,
+            self.planner(
+                x_BDK2, t_BD, tokens.tokens_BSC, tokens.valid_BS, motion_B4=batch.motion_B4,
+                navigation_B=batch.navigation_B, speed_limit_B=batch.speed_limit_B, f_vlm_BC=f_vlm,
+            ),
+        )  # fmt: skip
+
+    def _reference(self, batch: Batch) -> Tensor:
+        return diffusion.inertial_reference(batch.motion_B4[:, 0], self.config.plan_steps, self.config.plan_dt)
+
+    def planning_loss(
+        self, tokens: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int, step: int, draws: int | None = None
+    ) -> Tensor:
+        """L_E2E per sample (B,): error of the predicted noise (or x0, v) of the residual plan, mean over coefficients
+        and draws. 0, without gradient, where the expert's future is not whole (`batch.has_future_B`)."""
+        c, basis, draws = self.config, self._fitted(), draws or self.config.draws
+        whole = batch.has_future_B
+        residual = torch.where(whole[:, None, None], batch.future_BT2 - self._reference(batch), 0.0)
+        z = basis.encode(residual)[:, None].expand(-1, draws, -1, -1)
+        noise = diffusion.keyed_noise(batch.index_B, seed, step, (draws, c.coefficients, 2)).to(self.device)
+        t = diffusion.training_times(
+            batch.index_B, seed, step, draws=draws, steps=c.diffusion_steps, t_start=c.t_start,
+            first_share=c.first_step_share,
+        ).to(self.device)  # fmt: skip
+        out = self._denoise(self.schedule.q_sample(z, noise, t), t, tokens, f_vlm, batch)
+        target = self.schedule.target(z, noise, t, c.prediction)
+        if c.loss == "mse":
+            loss = F.mse_loss(out, target, reduction="none")
+        else:
+            loss = F.smooth_l1_loss(out, target, beta=c.loss_beta, reduction="none")
+        return loss.flatten(1).mean(-1) * whole
+
+    def perception_losses(self, tokens: SceneTokens, batch: Batch) -> dict[str, Tensor]:
+        """Losses (B,) of the agent, map and navigation heads [ours]; none with obs="state"."""
+        if self.perception is None or tokens.queries_BQC is None:
+            return {}
+        return self.perception.losses(tokens.queries_BQC, batch)
+
+    def sample_noise(self, index_B: Tensor, seed: int, step: int = 0) -> Tensor:
+        """z (B, K, 2) to sample plans from, keyed by (index, seed, step)."""
+        shape = (self.config.coefficients, 2)
+        return diffusion.keyed_noise(index_B, seed, step, shape, diffusion.SAMPLE).to(self.device)
+
+    def sample_plan(
+        self, tokens: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
+    ) -> Tensor:
+        """Absolute plan (B, T, 2) in metres after deterministic DDIM from `noise` (B, K, 2); differentiable through
+        every step, as L_low needs."""
+        c = self.config
+
+        def denoise(x_BK2: Tensor, t_B: Tensor) -> Tensor:
+            return self._denoise(x_BK2[:, None], t_B[:, None], tokens, f_vlm, batch)[:, 0]
+
+        z = self.schedule.ddim(
+            denoise, noise, prediction=c.prediction, steps=steps or c.ddim_steps, t_start=c.t_start
+        )  # fmt: skip
+        return self._reference(batch) + self._fitted().decode(z)
+
+    # ------------------------------------------------------------------------------------------------- driving
+
+    def reset(self, meta: ClipMeta, seed: int) -> None:
+        """Start a rollout. Raises `InputError` if the clip's cameras are not those the policy was trained with."""
+        if self.config.obs == "images":
+            check_rig(self.rig, meta.rig)
+        elif self.vlm is not None:
+            check_rig(Rig((self.rig["front"],)), meta.rig)
+        self.memory.reset()
+        self._clock.now_s, self._seed, self._frame = 0.0, seed, 0
+
+    @torch.no_grad()
+    def act(self, observation: Observation) -> Plan:
+        """Plan at 10 Hz; the VLM is asked only when its period is over, on the clock of the observations.
+
+        The noise depends on (seed, number of the frame since reset): the same rollout again gives the same plans.
+        """
+        if self.config.obs == "state" and observation.state is None:
+            raise InputError("observation.state: missing, but this policy drives by privileged state; use obs='images'")
+        samples = Samples.from_observations([observation])
+        samples = dataclasses.replace(samples, index_N=np.array([self._frame], np.int64))
+        self._clock.now_s, self._frame = float(observation.t_s), self._frame + 1
+        thought, age = (None, 0.0) if self.vlm is None else self.memory.read(lambda: self._think(samples))
+        said = None if thought is None else thought.decision
+        forced = self.forced(observation, said) if callable(self.forced) else self.forced
+        decision = _merge(said, forced)
+        hidden = None if thought is None else thought.hidden_1D
+        points = self._plan(samples, hidden, *_columns([decision], [said]), self._seed)[0].cpu().numpy()
+        return Plan(
+            trajectory=Trajectory(points, self.config.plan_dt).validate(),
+            decision=None if self.config.adapter == "none" else decision,
+            vlm_decision=said,
+            decision_age_s=age,
+            speed_probs_4=None if thought is None else thought.speed_probs_4,
+        )
+
+    @torch.no_grad()
+    def plan_batch(
+        self, samples: Samples, decision: Decision | None = None, seed: int = 0, *, chunk: int = 64
+    ) -> Plans:
+        """Open-loop plans of N samples, every one with a fresh VLM decision, or with `decision` forced on all."""
+        parts = []
+        for i in range(0, len(samples), chunk):
+            some = samples.take(slice(i, i + chunk))
+            answer = None if self.vlm is None else self.vlm.decide(some)
+            said = [None] * len(some) if answer is None else _decisions(answer.speed_B, answer.direction_B)
+            given = [_merge(s, decision) for s in said]
+            columns = _columns(given, said)
+            points = self._plan(some, None if answer is None else answer.hidden_BD, *columns, seed)
+            speed, direction, _ = columns
+            if self.config.adapter == "none":
+                speed, direction = np.full_like(speed, -1), np.full_like(direction, -1)
+            own_speed, own_direction, _ = _columns(said, said)
+            parts.append((points.cpu().numpy(), speed, direction, own_speed, own_direction))
+        points_NT2, *categories = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Plans(points_NT2, *(c.astype(np.int8) for c in categories)).validate()
+
+    def _think(self, samples: Samples) -> Thought:
+        if self.vlm is None:
+            raise InputError("policy: no VLM to ask; attach one")
+        answer = self.vlm.decide(samples)
+        return Thought(
+            t_s=self._clock.now_s,
+            hidden_1D=answer.hidden_BD,
+            decision=_decisions(answer.speed_B, answer.direction_B)[0],
+            speed_probs_4=np.exp(torch.as_tensor(answer.speed_logp_B4)[0].float().cpu().numpy()),
+        )
+
+    def _plan(
+        self, samples: Samples, hidden_BH: Tensor | None, speed_B: Array, direction_B: Array, own_B: Array, seed: int
+    ) -> Tensor:
+        """[ours] Where the decision given is not the VLM's own, its hidden state, which argues for the other one, is
+        replaced by the null token."""
+        batch = Batch.from_samples(samples, self.device)
+        given = [torch.as_tensor(c, dtype=torch.int64, device=self.device) for c in (speed_B, direction_B)]
+        keep = torch.as_tensor(own_B, device=self.device)
+        if hidden_BH is not None:
+            hidden_BH = hidden_BH.to(self.device, torch.float32)
+        f_vlm = self.condition(hidden_BH, *given, keep)
+        return self.sample_plan(self.encode(batch), f_vlm, batch, noise=self.sample_noise(batch.index_B, seed))
+
+    # ------------------------------------------------------------------------------------------------- on disk
+
+    def save_pretrained(
+        self, folder: str | Path, provenance: Mapping[str, Any] | None = None, *, half: bool = False
+    ) -> None:
+        """Write a checkpoint folder (see `pretrained.save`)."""
+        from senna2.model import pretrained
+
+        pretrained.save(self, Path(folder), provenance or {}, half=half)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> DualSystem:
+        """Load a checkpoint folder; it needs nothing else and is never unpickled (see `pretrained.load`)."""
+        from senna2.model import pretrained
+
+        return pretrained.load(Path(folder)).to(device)
+
+
+def _merge(said: Decision | None, forced: Decision | None) -> Decision | None:
+    """The decision for the planner: forced parts win, UNKNOWN parts stay the VLM's."""
+    if forced is None:
+        return said
+    own = said or Decision(Speed.UNKNOWN, Direction.UNKNOWN)
+    speed = own.speed if forced.speed == Speed.UNKNOWN else forced.speed
+    return Decision(speed, own.direction if forced.direction == Direction.UNKNOWN else forced.direction)
+
+
+def _decisions(speed_B: Any, direction_B: Any) -> list[Decision]:
+    pairs = zip(torch.as_tensor(speed_B).tolist(), torch.as_tensor(direction_B).tolist(), strict=True)
+    return [Decision(Speed(s), Direction(d)) for s, d in pairs]
+
+
+def _columns(given: list[Decision | None] | list[Decision], said: Any) -> tuple[Array, Array, Array]:
+    """Speed (B,), direction (B,), -1 for none, and whether each is what the VLM said (B,)."""
+    speed = np.array([-1 if d is None else int(d.speed) for d in given], np.int64)
+    direction = np.array([-1 if d is None else int(d.direction) for d in given], np.int64)
+    return speed, direction, np.array([g == s for g, s in zip(given, said, strict=True)], bool)

@@ -1,0 +1,113 @@
+"""`senna2 scene`: make, dress, check and view clips."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from senna2.types import AgentClass, InputError
+from senna2.world.clip import clip_info, load_clip, save_clip
+from senna2.world.town.families import FAMILIES, make_scene, split_scenes
+
+
+def make_clips(split: str, count: int, out: Path, families: Sequence[str] = (), *, workers: int = 1) -> list[Path]:
+    """`count` generated clips of a split, families in turn, as folders of `out`; those that exist are kept."""
+    _known(families)
+    chosen = [s for s in split_scenes(split, count * (1 if not families else len(FAMILIES))) if not families or s[0] in families]
+    jobs = [(family, seed, split, out) for family, seed in chosen[:count]]
+    paths: list[Path | None] = [None] * len(jobs)
+    bar = tqdm(total=len(jobs), desc=f"clips {split}", unit="clip", mininterval=1.0)
+    if workers <= 1:
+        for i, job in enumerate(jobs):
+            paths[i] = _make_one(*job)
+            bar.update()
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            futures = {pool.submit(_make_one, *job): i for i, job in enumerate(jobs)}
+            for future in as_completed(futures):
+                paths[futures[future]] = future.result()
+                bar.update()
+    return [p for p in paths if p is not None]
+
+
+def _make_one(family: str, seed: int, split: str, out: Path) -> Path:
+    folder = out / f"{family}-{seed}"
+    if not (folder / "clip.json").is_file():
+        save_clip(make_scene(family, seed, split), folder)
+    return folder
+
+
+def _known(families: Sequence[str]) -> None:
+    for family in families:
+        if family not in FAMILIES:
+            raise InputError(f"--family {family}: unknown; there are {list(FAMILIES)}")
+
+
+def make_verb(out: Path, *, family: str | None, split: str, count: int, seed: int | None) -> dict[str, Any]:
+    families = [] if family is None else [family]
+    if count < 1:
+        raise InputError(f"--count {count}: must be at least 1")
+    if seed is None:
+        made = make_clips(split, count, out, families)
+    else:
+        _known(families)
+        made = [_make_one(family or FAMILIES[0], seed, split, out)]
+    return {"clips": [str(p) for p in made]}
+
+
+def dress_verb(log: Path, out: Path) -> dict[str, Any]:
+    """A recorded log as a clip folder."""
+    from senna2.world.dress import dress_log
+
+    scene = dress_log(log)
+    save_clip(scene, out)
+    return check_verb(out)
+
+
+def check_verb(folder: Path) -> dict[str, Any]:
+    """Load with every validation, and say what is in the clip."""
+    scene = load_clip(folder)
+    classes = Counter(AgentClass(t.agent_class).name.lower() for t in scene.tracks)
+    info = clip_info(folder)
+    return {
+        "clip": str(folder),
+        "name": scene.meta.name,
+        "family": scene.meta.family,
+        "split": scene.meta.split,
+        "duration_s": round(scene.duration_s, 2),
+        "gaussians": len(scene.background),
+        "agents": dict(sorted(classes.items())),
+        "lanes": len(scene.map.lanes),
+        "drivable": info["drivable"],
+        "kerbs": len(scene.map.kerbs),
+        "cameras": list(scene.rig.names),
+    }
+
+
+def view_verb(folder: Path, out: Path, *, scale: float, frames: int = 4) -> dict[str, Any]:
+    """A contact sheet: every camera (columns) at some instants of the expert's drive (rows)."""
+    from senna2.report.video import scaled_rig
+    from senna2.world.sim import Simulator
+
+    if not 0.1 <= scale <= 16:
+        raise InputError(f"--scale {scale}: must lie between 0.1 and 16")
+    scene = load_clip(folder)
+    simulator = Simulator(scaled_rig(scene, scale))
+    rows = []
+    for t in np.linspace(0, scene.duration_s - 0.5, frames).round(1):
+        images = simulator.observe(simulator.reset(t_s=float(t)), images=True, state_obs=False).images
+        height = max(v.shape[1] for v in images.values())
+        row = [np.pad(v[-1], ((0, height - v.shape[1]), (0, 4), (0, 0))) for v in images.values()]
+        rows.append(np.concatenate(row, 1))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(out)
+    return {"picture": str(out)}

@@ -1,0 +1,82 @@
+"""What a recipe is: one frozen config that holds every choice of a run."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+
+from senna2.model.config import PolicyConfig
+from senna2.model.vlm.qwen import VLMConfig
+from senna2.registry import get, listing
+from senna2.train.stage1 import Stage1a, Stage1b, Stage1c
+from senna2.train.stage2 import Stage2
+from senna2.train.stage3 import Stage3
+from senna2.types import InputError
+
+
+@dataclass(frozen=True)
+class Clips:
+    """How many generated clips of each split, and how demonstrations are taken from the training ones.
+
+    `drives`: the expert's natural drive plus perturbed ones (start moved sideways, speed scaled: recovery data).
+    `every`: frames between samples. `branch_every`: frames between instants at which the expert is forced to
+    accelerate, brake or keep for 3 s (counterfactual labels); 0 for none.
+    """
+
+    train: int
+    tune: int
+    test: int
+    rollout: int  # training clips that stage 3 drives, a round
+    drives: int = 2
+    every: int = 2
+    branch_every: int = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How much is measured. `vlm_period_s`: simulated time between two VLM ticks. `forced_clips`: clips driven under
+    forced decisions (speed and mileage curves)."""
+
+    open_samples: int
+    control_samples: int
+    forced_clips: int
+    vlm_period_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run. `note` is printed in the report: what its numbers may be used for."""
+
+    name: str
+    note: str
+    seed: int
+    clips: Clips
+    vlm: VLMConfig
+    policy: PolicyConfig
+    stage1a: Stage1a
+    stage1b: Stage1b
+    stage1c: Stage1c
+    stage2: Stage2
+    stage3: Stage3
+    evaluation: Evaluation
+    families: tuple[str, ...] = field(default=())  # empty: all of the town
+
+
+def load_recipe(name: str) -> Recipe:
+    """By registered name or `module:function`; `InputError` says what exists."""
+    if ":" not in name:
+        if name not in listing("recipes"):
+            raise InputError(
+                f"--recipe {name}: unknown; there are {sorted(listing('recipes'))}, or give module:function"
+            )
+        return get("recipes", name)()  # type: ignore[no-any-return]
+    module, function = name.split(":", 1)
+    try:
+        recipe = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"--recipe {name}: {error}") from error
+    if not isinstance(recipe, Recipe):
+        raise InputError(
+            f"--recipe {name}: returns {type(recipe).__name__}, not a senna2.recipes.config.Recipe"
+        )
+    return recipe

@@ -1,0 +1,236 @@
+"""One stage of a recipe, from a checkpoint folder to a checkpoint folder: what `senna2 train` and the whole story share.
+
+`out/policy` is the checkpoint, `out/training` the log and the state that `--resume` needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from senna2.config import fingerprint, load_json, to_dict
+from senna2.data.store import SampleStore
+from senna2.demonstrations import Drives, collect
+from senna2.model.policy import DualSystem
+from senna2.model.vlm.qwen import DrivingVLM
+from senna2.provenance import provenance, write_json
+from senna2.recipes.clips import make_clips
+from senna2.recipes.config import Recipe, load_recipe
+from senna2.rollouts import drive_many
+from senna2.train.distributed import Ranks, start_ranks, stop_ranks
+from senna2.train.loop import TrainingError
+from senna2.train.stage1 import run_1a, run_1b, run_1c, vlm_health
+from senna2.train.stage2 import run_2
+from senna2.train.stage3 import Verdict, run_3
+from senna2.types import InputError, Rig, Rollout
+from senna2.world.clip import find_clips
+
+HEALTH_SAMPLES = 256
+LEAST_PROGRESS = 0.7  # of the progress before the stage: under it a stage-3 round has parked the policy
+MOST_PARKED = 0.2
+
+
+def checkpoint_in(path: Path) -> Path:
+    """The checkpoint folder itself, or the one a stage left in `path/policy`."""
+    for folder in (path, path / "policy"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise InputError(f"{path}: holds no checkpoint (no config.json, nor policy/config.json); train that stage first")
+
+
+def new_policy(recipe: Recipe, *, adapter: str | None = None) -> DualSystem:
+    """A freshly initialised dual system of this recipe; `adapter` overrides its kind (`senna`: "decision")."""
+    config = recipe.policy if adapter is None else dataclasses.replace(recipe.policy, adapter=adapter)
+    vlm = DrivingVLM.tiny(recipe.vlm, seed=recipe.seed)
+    return DualSystem(config, Rig.default(), vlm=vlm, seed=recipe.seed)
+
+
+def with_adapter(policy: DualSystem, adapter: str, seed: int) -> DualSystem:
+    """The same system with a new adapter of another kind (Table 4; `senna` has "decision")."""
+    config = dataclasses.replace(policy.config, adapter=adapter)
+    other = DualSystem(config, policy.rig, vlm=policy.vlm, basis=policy.basis, seed=seed)
+    for part in ("encoder", "perception", "planner"):
+        source, target = getattr(policy, part), getattr(other, part)
+        if source is not None:
+            target.load_state_dict(source.state_dict())
+    return other
+
+
+def run_stage(
+    stage: str,
+    policy: DualSystem,
+    recipe: Recipe,
+    out: Path,
+    *,
+    store: SampleStore | None = None,
+    clips: Sequence[Path] = (),
+    tune_clips: Sequence[Path] = (),
+    ranks: Ranks | None = None,
+    resume: bool = False,
+    workers: int = 1,
+    **loop: Any,
+) -> Path:
+    """Train one stage of `policy` (in place) and save it as `out/policy`; returns that folder.
+
+    A finished stage is not run again with `resume`: its weights are loaded into nothing, only the folder is returned.
+    """
+    ranks = ranks or Ranks()
+    saved, training = out / "policy", out / "training"
+    identity = fingerprint({"recipe": to_dict(recipe), "stage": stage, "adapter": policy.config.adapter})
+    if resume and (saved / "config.json").is_file():
+        return saved
+    if resume and training.exists() and load_json(training / "identity.json") != identity:
+        raise InputError(f"{training}: belongs to another recipe or seed; drop --resume or choose another --out")
+    if not resume and ranks.is_main:
+        shutil.rmtree(training, ignore_errors=True)
+        shutil.rmtree(saved, ignore_errors=True)
+    if ranks.is_main:
+        write_json(training / "identity.json", identity)
+    ranks.barrier()
+    policy.to(ranks.device)
+    common: dict[str, Any] = {"seed": recipe.seed, "ranks": ranks, "resume": resume, **loop}
+    policy.train()
+    if stage == "3":
+        _stage_3(policy, recipe, training, clips, tune_clips, workers, common)
+    elif store is None:
+        raise InputError(f"stage {stage}: needs samples (--data DIR)")
+    elif stage == "1a":
+        run_1a(policy, store, recipe.stage1a, training, **common)
+        if ranks.is_main:
+            write_json(training / "health.json", _health(policy, store, recipe.seed))
+    else:
+        if policy.basis is None:
+            policy.fit_basis(store.states)
+        run = {"1b": run_1b, "1c": run_1c, "2": run_2}[stage]
+        config = {"1b": recipe.stage1b, "1c": recipe.stage1c, "2": recipe.stage2}[stage]
+        run(policy, store, config, training, **common)  # type: ignore[arg-type]
+    if policy.vlm is not None and policy.vlm.lora_parameters():
+        policy.vlm.merge_lora()
+    policy.eval()
+    if ranks.is_main:
+        policy.save_pretrained(saved, provenance(recipe.seed, stage=stage, recipe=to_dict(recipe)))
+    ranks.barrier()
+    return saved
+
+
+def _health(policy: DualSystem, store: SampleStore, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    known = np.flatnonzero((store.states.speed_N >= 0) & ~store.states.counterfactual_N)
+    return vlm_health(policy, store, rng.permutation(known)[:HEALTH_SAMPLES], seed)
+
+
+def _stage_3(
+    policy: DualSystem, recipe: Recipe, training: Path, clips: Sequence[Path], tune_clips: Sequence[Path],
+    workers: int, common: dict[str, Any],
+) -> None:  # fmt: skip
+    if not clips:
+        raise InputError("stage 3: needs clips to drive (--data DIR with clip folders)")
+
+    def roll(now: DualSystem, folder: Path, on: Sequence[Path], seed: int, **more: Any) -> list[Rollout]:
+        now.eval().save_pretrained(folder, provenance(seed))
+        rollouts = drive_many(str(folder), list(on), workers=workers, seed=seed, progress=True, **more)
+        now.train()
+        return rollouts
+
+    def gather(now: DualSystem, number: int, folder: Path) -> list[Rollout]:
+        rng = np.random.default_rng([recipe.seed, number])
+        chosen = [clips[i] for i in rng.permutation(len(clips))[: recipe.clips.rollout]]
+        every = recipe.stage3.every
+        return roll(now, folder / "start", chosen, recipe.seed + number, record="images", record_every=every)
+
+    before = {"progress": 0.0, "parked": 1.0, "off_road": 1.0}
+    if tune_clips:
+        before = _driving(roll(policy, training / "before", tune_clips, recipe.seed))
+
+    def judge(now: DualSystem, number: int) -> Verdict:
+        if not tune_clips:
+            return Verdict(True, "no tuning clips")
+        after = _driving(roll(now, training / f"round-{number}" / "after", tune_clips, recipe.seed))
+        fine = (
+            after["progress"] >= LEAST_PROGRESS * before["progress"]
+            and after["parked"] <= before["parked"] + MOST_PARKED
+            and after["off_road"] <= before["off_road"] + MOST_PARKED
+        )
+        return Verdict(fine, f"tuning clips before {before}, after {after}")
+
+    run_3(policy, gather, recipe.stage3, training, judge=judge, **common)
+
+
+def _driving(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What the judge looks at: progress, standing still and leaving the road, as means over clips."""
+    progress = [r.progress_F[-1] / max(r.expert_E4[-1, 2], 1.0) for r in rollouts]
+    parked = [float((r.ego_F6[:, 3] < 0.05).mean() > 0.5 and r.expert_E4[:, 1].mean() > 1.0) for r in rollouts]
+    off_road = [float(r.off_road_F.any()) for r in rollouts if r.off_road_F is not None]
+    means = {"progress": np.mean(progress), "parked": np.mean(parked), "off_road": np.mean(off_road) if off_road else 0.0}
+    return {k: round(float(v), 4) for k, v in means.items()}
+
+
+def demonstration_samples(recipe: Recipe, clips: Sequence[Path], out: Path, *, workers: int, training: bool) -> SampleStore:
+    """The samples of these clips; perturbed drives and branches only for training."""
+    c = recipe.clips
+    drives = Drives(
+        drives=c.drives if training else 1, every=c.every, branch_every=c.branch_every if training else 0,
+        images=True, seed=recipe.seed,
+    )  # fmt: skip
+    counts = collect(clips, out, drives, workers=workers, label=out.name)
+    if (out / "counts.json").is_file():
+        counts.update({k: v for k, v in load_json(out / "counts.json").items() if k != "kept_from_before"})
+    write_json(out / "counts.json", dict(sorted(counts.items())))
+    return SampleStore(out)
+
+
+def train_verb(
+    stage: str, recipe_name: str, *, start: Path | None, data: Path | None, out: Path, seed: int | None,
+    workers: int | None, resume: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """`senna2 train`: returns where the checkpoint lies."""
+    recipe = load_recipe(recipe_name)
+    if seed is not None:
+        recipe = dataclasses.replace(recipe, seed=seed)
+    workers = os.cpu_count() or 1 if workers is None else workers
+    if stage not in ("1a", "1b") and start is None:
+        raise InputError(f"train {stage}: needs --from CKPT, the checkpoint of the stage before")
+    ranks = start_ranks()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.size))
+    try:
+        policy = new_policy(recipe) if start is None else DualSystem.from_pretrained(checkpoint_in(start))
+        store, clips, tune = None, [], []
+        if stage == "3":
+            clips, tune = _stage_3_clips(recipe, data, out, workers, ranks)
+        else:
+            store = _stage_store(recipe, data, out, workers, ranks)
+        saved = run_stage(stage, policy, recipe, out, store=store, clips=clips, tune_clips=tune, ranks=ranks,
+                          resume=resume, workers=workers)  # fmt: skip
+    finally:
+        stop_ranks()
+    return {"checkpoint": str(saved), "log": str(out / "training")}
+
+
+def _stage_store(recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks) -> SampleStore:
+    if data is not None:
+        return SampleStore(data)
+    folder = out / "samples"
+    if ranks.is_main:
+        clips = make_clips("train", recipe.clips.train, out / "clips" / "train", recipe.families, workers=workers)
+        demonstration_samples(recipe, clips, folder, workers=workers, training=True)
+    ranks.barrier()
+    return SampleStore(folder)
+
+
+def _stage_3_clips(
+    recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks
+) -> tuple[list[Path], list[Path]]:
+    if data is None and ranks.is_main:
+        make_clips("train", recipe.clips.train, out / "clips" / "train", recipe.families, workers=workers)
+    ranks.barrier()
+    clips = find_clips(data if data is not None else out / "clips" / "train")
+    if not clips:
+        raise TrainingError(f"stage 3: no clip in {data}")
+    return clips, []

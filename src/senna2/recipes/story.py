@@ -1,0 +1,170 @@
+"""The whole story of a recipe: clips → demonstrations → stages 1a, 1b, 1c → 2 → 3 → four suites → report."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from senna2.config import fingerprint, load_json, to_dict
+from senna2.data.store import SampleStore
+from senna2.evaluate.results import write_results
+from senna2.model.policy import DualSystem
+from senna2.provenance import write_json
+from senna2.recipes.clips import make_clips
+from senna2.recipes.config import Recipe, load_recipe
+from senna2.recipes.measure import Measured, collect_results, forced_rollouts, headline, measure, open_loop_samples
+from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, with_adapter
+from senna2.report.page import write_report
+from senna2.report.story_media import story_media
+from senna2.train.stage1 import vlm_of
+from senna2.types import InputError, VehicleShape
+
+PARTS = ("clips", "samples", "stages", "evaluation")
+COMPARED = (("senna2", "senna"), ("senna2", "senna2@2"), ("senna2@2", "senna2@1"), ("senna", "constant_velocity"))
+
+
+def run_recipe(
+    name: str, out: Path | None, *, seed: int | None = None, workers: int | None = None, resume: bool = False
+) -> dict[str, Any]:
+    """Run a recipe into `out`; returns where results and report lie, and the headline."""
+    recipe = load_recipe(name)
+    if seed is not None:
+        recipe = dataclasses.replace(recipe, seed=seed)
+    out = Path("runs") / recipe.name if out is None else out
+    workers = os.cpu_count() or 1 if workers is None else max(1, workers)
+    torch.set_num_threads(workers)
+    _open_run(out, recipe, resume)
+    timings: dict[str, float] = {}
+    with _timed("clips", timings):
+        c = recipe.clips
+        clips = {
+            split: make_clips(split, count, out / "clips" / split, recipe.families, workers=workers)
+            for split, count in (("train", c.train), ("tune", c.tune), ("test", c.test))
+        }
+    with _timed("demonstrations", timings):
+        demonstration_samples(recipe, clips["train"], out / "samples" / "train", workers=workers, training=True)
+    policies = _train(recipe, out, clips, workers, resume, timings)
+    with _timed("evaluation", timings):
+        e = recipe.evaluation
+        samples = open_loop_samples(
+            clips["test"], out / "samples" / "test", every=c.every, most=e.open_samples, workers=workers
+        )
+        specs = {"constant_velocity": "constant_velocity", "idm": "idm", "expert": "expert"} | policies
+        measured: dict[str, Measured] = {
+            policy: measure(
+                spec, policy, suites=("consistency", "open", "closed", "control"), clips=clips["test"], samples=samples,
+                shape=VehicleShape(), control_samples=e.control_samples, seed=recipe.seed, workers=workers,
+                vlm_period_s=e.vlm_period_s,
+            )
+            for policy, spec in specs.items()
+        }  # fmt: skip
+        forced = {
+            policy: forced_rollouts(
+                policies[policy], policy, clips["test"][: e.forced_clips], seed=recipe.seed, workers=workers
+            )
+            for policy in ("senna", "senna2")
+        }
+    results = collect_results(
+        measured, recipe={"name": recipe.name, "note": recipe.note, "config": to_dict(recipe)}, seeds=[recipe.seed],
+        pairs=COMPARED, timings_s=timings,
+    )  # fmt: skip
+    with _timed("report", timings):
+        media = story_media(measured, forced, clips["test"], samples, out / "videos")
+        for row in results["clips"]:
+            row["video"] = media.video_of(row["policy"], row["clip"])
+        write_report(results, out, media=media)
+    results["timings_s"] = {k: round(v, 1) for k, v in {**results["timings_s"], **timings}.items()}
+    write_results(out / "results.json", results)
+    return {"report": str(out / "report.html"), "results": str(out / "results.json"), **headline(results)}
+
+
+def _train(
+    recipe: Recipe, out: Path, clips: dict[str, list[Path]], workers: int, resume: bool, timings: dict[str, float]
+) -> dict[str, str]:
+    """All stages; returns policy name → checkpoint folder. Stages that do not need each other run side by side."""
+    stages = out / "stages"
+    with _timed("stages 1a and 1b", timings):
+        _side_by_side(recipe, out, [("1a", None, None), ("1b", None, None)], workers, resume)
+    with _timed("stage 1c", timings):
+        # `senna`: the same planner, told only the meta-action by a learned embedding; stage 1 only.
+        _side_by_side(recipe, out, [("1c", "both", "senna2@1"), ("1c", "decision", "senna")], workers, resume)
+    store = SampleStore(out / "samples" / "train")
+    torch.set_num_threads(workers)
+    with _timed("stage 2", timings):
+        policy = DualSystem.from_pretrained(stages / "senna2@1" / "policy")
+        run_stage("2", policy, recipe, stages / "senna2@2", store=store, resume=resume, workers=workers)
+    with _timed("stage 3", timings):
+        policy = DualSystem.from_pretrained(stages / "senna2@2" / "policy")
+        run_stage("3", policy, recipe, stages / "senna2", clips=clips["train"], tune_clips=clips["tune"], resume=resume,
+                  workers=workers)  # fmt: skip
+    return {name: str(stages / name / "policy") for name in ("senna", "senna2@1", "senna2@2", "senna2")}
+
+
+def _side_by_side(
+    recipe: Recipe, out: Path, jobs: list[tuple[str, str | None, str | None]], workers: int, resume: bool
+) -> None:
+    """Two stages in two processes of one thread each: on two cores faster than one after the other on both."""
+    if workers == 1:
+        for i, job in enumerate(jobs):
+            _one_stage(recipe, out, *job, resume, i)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(jobs), mp_context=context) as pool:
+        try:
+            for future in [pool.submit(_one_stage, recipe, out, *job, resume, i) for i, job in enumerate(jobs)]:
+                future.result()
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _one_stage(
+    recipe: Recipe, out: Path, stage: str, adapter: str | None, name: str | None, resume: bool, row: int
+) -> None:
+    torch.set_num_threads(1)
+    stages = out / "stages"
+    store = SampleStore(out / "samples" / "train")
+    if stage == "1c":
+        assert adapter is not None
+        policy = DualSystem.from_pretrained(stages / "1b" / "policy")
+        policy.attach_vlm(vlm_of(DualSystem.from_pretrained(stages / "1a" / "policy")))
+        if adapter != policy.config.adapter:
+            policy = with_adapter(policy, adapter, recipe.seed)
+    else:
+        policy = new_policy(recipe)
+    run_stage(stage, policy, recipe, stages / (name or stage), store=store, resume=resume, bar_row=row)
+
+
+def _open_run(out: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the folder ours. A new run clears what an old one of ours left; a stranger's folder is never touched."""
+    mark = out / "run.json"
+    identity = {"recipe": recipe.name, "fingerprint": fingerprint(recipe)}
+    if resume:
+        if not mark.is_file():
+            raise InputError(f"--resume: {out} holds no run (no run.json); drop --resume to start one")
+        if load_json(mark) != identity:
+            raise InputError(f"{mark}: is of another recipe or seed; drop --resume or choose another --out")
+        return
+    if out.exists() and any(out.iterdir()) and not mark.is_file():
+        raise InputError(f"--out {out}: is not empty and not a run of senna2; choose another folder")
+    for part in PARTS:
+        shutil.rmtree(out / part, ignore_errors=True)
+    write_json(mark, identity)
+
+
+@contextmanager
+def _timed(name: str, timings: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[name] = time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""One self-contained HTML page with tables, figures and videos of a run."""

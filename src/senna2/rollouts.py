@@ -1,0 +1,388 @@
+"""Policy × clip → `Rollout`, in this process or in worker processes. Knows no model: a policy is any object with
+`reset` and `act`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from senna2.frames import resample_plan
+from senna2.types import (
+    PLAN_DT,
+    PLAN_STEPS,
+    Array,
+    ClipMeta,
+    Decision,
+    Direction,
+    EgoState,
+    InputError,
+    Observation,
+    Plan,
+    Plans,
+    Rig,
+    Rollout,
+    Samples,
+    StateObservation,
+    Trajectory,
+    VehicleShape,
+)
+from senna2.world.render.base import Renderer
+from senna2.world.scene import Scene
+from senna2.world.sim import SimConfig, SimState, Simulator, with_vehicle
+from senna2.world.vehicle import shift_plan
+
+Record = Literal["none", "state", "images"]
+ClipSource = Scene | Path | str | Callable[[], Scene]  # a callable makes the clip where it is driven
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class Policy(Protocol):
+    """What drives. Optional attributes: `needs_images` (default True), `vehicle` ("perfect" for replayed recordings;
+    default the configuration's), and `plan_batch(samples, decision, seed) -> Plans` for open-loop work."""
+
+    def reset(self, meta: ClipMeta, seed: int) -> None: ...
+
+    def act(self, observation: Observation) -> Plan: ...
+
+
+PolicySpec = str | Callable[[], Policy]
+
+
+def clip_seed(seed: int, clip: str) -> int:
+    """A policy's seed in one clip: the same whatever else is driven, by whom and in which order."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(clip.encode())]).generate_state(1)[0])
+
+
+# --- one clip -----------------------------------------------------------------------------------------
+
+
+def drive(
+    policy: Policy,
+    scene: Scene,
+    *,
+    policy_name: str,
+    seed: int = 0,
+    config: SimConfig = SimConfig(),
+    renderer: Renderer | None = None,
+    plan_every: int = 1,
+    record: Record = "none",
+    record_every: int = 1,
+    start: EgoState | None = None,
+) -> Rollout:
+    """Drive one clip to its end, or to the contact that ends it.
+
+    plan_every: frames between two plans (the rest of the last one is followed between). record: keep the
+    observations of every `record_every`-th frame, with state or with images and state. start: the ego's first
+    state, by default the expert's. Raises `InputError` for a plan that is not finite or not 30 points long.
+    """
+    if plan_every < 1 or record_every < 1:
+        raise InputError("drive: plan_every and record_every must be at least 1")
+    vehicle = getattr(policy, "vehicle", None) or config.vehicle
+    sim = Simulator(scene, with_vehicle(config, vehicle), renderer)
+    state = sim.reset(start)
+    policy.reset(sim.meta(state.ego), clip_seed(seed, scene.meta.name))
+    needs_images = bool(getattr(policy, "needs_images", True))
+    log = _Log()
+    plan: Plan | None = None
+    made_at = state
+    while True:
+        keeps = record != "none" and state.step % record_every == 0
+        plans_now = not state.done and state.step % plan_every == 0
+        observation = None
+        if keeps or plans_now:
+            images = (plans_now and needs_images) or (keeps and record == "images")
+            observation = sim.observe(state, images=images)
+        if plans_now and observation is not None:
+            plan, made_at = _checked(policy.act(observation), observation.v, policy_name, scene, state), state
+        kept = observation if keeps else None
+        if kept is not None and record == "state":
+            kept = dataclasses.replace(kept, images={})
+        log.add(state, plan, made_at, plans_now, sim, kept)
+        if state.done:
+            break
+        if plan is None:
+            raise InputError(f"drive: no plan at the first frame of clip {scene.meta.name}")
+        rest = shift_plan(plan.trajectory, made_at.ego, state.ego, state.t_s - made_at.t_s)
+        state = sim.step(state, rest)
+    return log.rollout(sim, policy_name, seed, record != "none")
+
+
+def _checked(plan: Plan, v: float, policy_name: str, scene: Scene, state: SimState) -> Plan:
+    """The plan with 30 points at 0.1 s; coarser ones by the clamped spline."""
+    where = f"policy {policy_name}, clip {scene.meta.name}, {state.t_s:.1f} s"
+    try:
+        trajectory = plan.trajectory.validate()
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    if trajectory.dt != PLAN_DT:
+        trajectory = Trajectory(resample_plan(trajectory.points_T2, trajectory.dt, PLAN_DT, v), PLAN_DT)
+    if len(trajectory.points_T2) < PLAN_STEPS:
+        raise InputError(f"{where}: plan of {len(trajectory.points_T2)} points at 0.1 s; {PLAN_STEPS} are needed")
+    return dataclasses.replace(plan, trajectory=trajectory)
+
+
+class _Log:
+    """Columns of a rollout while it is driven."""
+
+    def __init__(self) -> None:
+        self.states: list[SimState] = []
+        self.plans: list[Array] = []
+        self.decisions: list[tuple[int, int, int, int]] = []
+        self.ages: list[float] = []
+        self.limits: list[float] = []
+        self.observations: list[Observation | None] = []
+
+    def add(
+        self, state: SimState, plan: Plan | None, made_at: SimState, planned: bool, sim: Simulator,
+        observation: Observation | None,
+    ) -> None:  # fmt: skip
+        self.states.append(state)
+        new = planned and plan is not None
+        self.plans.append(plan.trajectory.points_T2[:PLAN_STEPS] if new and plan else np.full((PLAN_STEPS, 2), np.nan))
+        given = (plan.decision, plan.vlm_decision) if plan else (None, None)
+        speed, direction = ((-1, -1) if d is None else (int(d.speed), int(d.direction)) for d in given)
+        self.decisions.append((*speed, *direction))
+        self.ages.append(plan.decision_age_s + state.t_s - made_at.t_s if plan else 0.0)
+        self.limits.append(sim.speed_limit(state.progress_m))
+        self.observations.append(observation)
+
+    def rollout(self, sim: Simulator, policy: str, seed: int, recorded: bool) -> Rollout:
+        scene, states = sim.scene, self.states
+        decisions = np.array(self.decisions, np.int8)
+        off_road = [s.off_road for s in states]
+        straddle = [s.straddling for s in states]
+        expert = scene.expert
+        moved = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(expert.pose_E3[:, :2], axis=0).T))])
+        return Rollout(
+            clip=scene.meta.name,
+            family=scene.meta.family,
+            scene_seed=scene.meta.seed,
+            policy=policy,
+            seed=seed,
+            dt=sim.config.dt,
+            vehicle=sim.config.vehicle,
+            traffic=sim.config.traffic,
+            ego_shape=sim.shape,
+            t_F=np.array([s.t_s for s in states]),
+            ego_F6=np.array([s.ego.as_array() for s in states]),
+            plans_FT2=np.array(self.plans, np.float64),
+            decision_F2=decisions[:, :2],
+            vlm_decision_F2=decisions[:, 2:],
+            decision_age_F=np.array(self.ages),
+            speed_limit_F=np.array(self.limits),
+            ttc_F=np.array([s.ttc_s for s in states]),
+            progress_F=np.array([s.progress_m for s in states]),
+            off_road_F=None if off_road[0] is None else np.array(off_road, bool),
+            straddle_F=None if straddle[0] is None else np.array(straddle, bool),
+            boxes_FA6=np.array([sim.boxes(s.step) for s in states]),
+            agent_ids=sim.traffic.ids,
+            agent_classes_A=sim.traffic.classes_A,
+            contacts=states[-1].contacts,
+            ignored_at_start=len(states[0].ignored_ids),
+            has_kerbs=sim.judge.has_kerbs,
+            route_length_m=sim.route.length_m,
+            expert_E4=np.stack([expert.t_E, expert.v_E, sim.expert_progress_E, moved], 1),
+            observations=tuple(self.observations) if recorded else (),
+        )
+
+
+# --- many clips ---------------------------------------------------------------------------------------
+
+
+def drive_many(
+    policy_spec: PolicySpec,
+    scenes: Sequence[ClipSource],
+    *,
+    workers: int,
+    seed: int = 0,
+    policy_name: str | None = None,
+    config: SimConfig = SimConfig(),
+    plan_every: int = 1,
+    record: Record = "none",
+    record_every: int = 1,
+    progress: bool = False,
+) -> list[Rollout]:
+    """Drive every clip with one policy; rollouts come in the order of `scenes`, whatever the number of workers.
+
+    policy_spec: a registered name, a checkpoint folder, or a picklable callable without arguments that returns a
+    policy. scenes: clips, clip folders, or picklable callables that return a clip. workers: spawned processes of one
+    thread each; 0 drives here. An error names its clip. Ctrl-C ends the workers.
+    """
+    name = policy_name or (policy_spec if isinstance(policy_spec, str) else getattr(policy_spec, "__name__", "policy"))
+    job = _Job(policy_spec, name, seed, config, plan_every, record, record_every)
+    bar = tqdm(total=len(scenes), desc=f"drive {name}", unit="clip", disable=not progress)
+    with bar:
+        if workers <= 0 or len(scenes) == 0:
+            policy = job.policy() if len(scenes) else None
+            rollouts = []
+            for i, source in enumerate(scenes):
+                rollouts.append(job.drive(policy, source, i))
+                bar.update()
+            return rollouts
+        return _drive_in_workers(job, scenes, min(workers, len(scenes)), bar)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """Everything a worker needs besides the clip."""
+
+    spec: PolicySpec
+    name: str
+    seed: int
+    config: SimConfig
+    plan_every: int
+    record: Record
+    record_every: int
+
+    def policy(self) -> Any:
+        if not isinstance(self.spec, str):
+            return self.spec()
+        from senna2.registry import make_policy
+
+        return make_policy(self.spec, seed=self.seed)
+
+    def drive(self, policy: Any, source: ClipSource, index: int) -> Rollout:
+        clip = source.meta.name if isinstance(source, Scene) else str(source) if isinstance(source, str | Path) else f"{index}"
+        try:
+            scene = _load(source)
+            return drive(
+                policy, scene, policy_name=self.name, seed=self.seed, config=self.config, plan_every=self.plan_every,
+                record=self.record, record_every=self.record_every,
+            )  # fmt: skip
+        except InputError as error:
+            raise error if clip in str(error) else InputError(f"clip {clip}: {error}") from error
+        except Exception as error:
+            raise RuntimeError(f"clip {clip}: {type(error).__name__}: {error}") from error
+
+
+def _load(source: ClipSource) -> Scene:
+    if isinstance(source, Scene):
+        return source
+    if isinstance(source, str | Path):
+        from senna2.world.clip import load_clip
+
+        return load_clip(Path(source))
+    return source()
+
+
+_worker: tuple[_Job, Any] | None = None  # set once in each worker process
+
+
+def _start_worker(job: _Job) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _worker = (job, job.policy())
+    if "torch" in sys.modules:  # only a policy that needs torch has imported it
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _drive_one(source: ClipSource, index: int) -> Rollout:
+    if _worker is None:
+        raise RuntimeError("worker process was not initialised")
+    job, policy = _worker
+    return job.drive(policy, source, index)
+
+
+def _drive_in_workers(job: _Job, scenes: Sequence[ClipSource], workers: int, bar: Any) -> list[Rollout]:
+    others = set(multiprocessing.active_children())
+    results: list[Rollout | None] = [None] * len(scenes)
+    with _one_thread_each():
+        pool = ProcessPoolExecutor(
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(job,)
+        )
+        futures: dict[Future[Rollout], int] = {}
+        try:
+            futures = {pool.submit(_drive_one, s, i): i for i, s in enumerate(scenes)}
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                bar.update()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+    return [r for r in results if r is not None]
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Thread counts are read when numpy or torch load, before any code of ours runs in the worker: children must
+    inherit them."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+# --- samples ------------------------------------------------------------------------------------------
+
+
+def plan_samples(
+    policy: Any, samples: Samples, *, decision: Decision | None = None, seed: int = 0, batch: int = 64
+) -> Plans:
+    """Plans of a policy for samples, open loop; `decision` forces the planner's.
+
+    Uses `policy.plan_batch(samples, decision, seed)` where there is one, else `act` on one sample after the other,
+    each after a `reset` without an expert. Raises `InputError` if a decision is forced on a policy that takes none.
+    """
+    if len(samples) == 0:
+        raise InputError("plan_samples: there is no sample")
+    if hasattr(policy, "plan_batch"):
+        parts = [
+            policy.plan_batch(samples.take(slice(i, i + batch)), decision, seed) for i in range(0, len(samples), batch)
+        ]
+        return _concatenate(parts).validate()
+    if decision is not None:
+        raise InputError("plan_samples: this policy cannot be given a decision (it has no plan_batch)")
+    plans = []
+    for i in range(len(samples)):
+        observation = observation_of(samples, i)
+        start = EgoState(0.0, 0.0, 0.0, observation.v)
+        blank = np.zeros((0, 3))
+        policy.reset(ClipMeta(PLAN_DT, _rig_of(samples), VehicleShape(), 0.0, blank[:, 0], blank, start), seed)
+        plans.append(policy.act(observation))
+    return Plans.stack(plans).validate()
+
+
+def observation_of(samples: Samples, i: int) -> Observation:
+    """One row of samples as a live observation."""
+    state = StateObservation(
+        samples.boxes_NA6[i], samples.classes_NA[i], samples.lanes_NLP2[i], samples.lane_kinds_NL[i],
+        samples.route_NR2[i],
+    )  # fmt: skip
+    return Observation(
+        0.0, samples.motion_N4[i], Direction(int(samples.navigation_N[i])), float(samples.speed_limit_N[i]),
+        samples.instruction_N[i], {name: image[i] for name, image in samples.images.items()}, state,
+    )  # fmt: skip
+
+
+def _rig_of(samples: Samples) -> Rig:
+    """The rig whose cameras the samples hold: the default one, cut to them."""
+    kept = tuple(c for c in Rig.default().cameras if c.name in samples.images)
+    return Rig(kept) if kept else Rig.default()
+
+
+def _concatenate(parts: Sequence[Plans]) -> Plans:
+    names = [f.name for f in dataclasses.fields(Plans)]
+    return Plans(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})

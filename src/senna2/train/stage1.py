@@ -1,0 +1,321 @@
+"""Stage 1 (paper section 3.3): 1a the VLM learns to decide, 1b the planner learns to drive, 1c the adapter joins them.
+
+    1a   L_VLM = −Σ_t log P(d_t | d_<t, Q)              all of the VLM
+    1b   L_E2E = E ‖x₀ − x̂₀(r_t, t, c)‖  on the residual   backbone, perception, planner; F_vlm is the learned null
+    1c   L_E2E with c = (scene tokens, F_vlm)            adapter from scratch, and the E2E policy; VLM frozen
+
+Loss functions here return one value a sample, so that any batch, on any rank, adds up to the same gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from senna2.decisions import consistent, f_k_plan
+from senna2.model.batch import Batch
+from senna2.model.diffusion import keyed_uniform
+from senna2.model.policy import DualSystem, SceneTokens
+from senna2.model.vlm import DrivingVLM
+from senna2.train.distributed import Ranks
+from senna2.train.loop import Optim, TrainingError, train
+from senna2.train.sampling import draw_indices
+from senna2.types import Array, Direction, InputError, Samples, Speed
+
+Log = list[dict[str, float]]
+TOLD = 16  # stream of the keyed numbers that choose what the planner is told; 0-15 belong to the model
+
+
+class Store(Protocol):
+    """Where samples come from (`data.store.SampleStore`)."""
+
+    states: Samples
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: Array) -> Samples: ...
+
+
+@dataclass(frozen=True)
+class Stage1a:
+    """Balanced sampling is ours: from scratch the rare classes are what makes a tiny VLM look at the image."""
+
+    optim: Optim
+    balance: float = 0.5  # 0: as recorded; 1: every speed class equally often [ours]
+
+
+@dataclass(frozen=True)
+class Stage1b:
+    optim: Optim
+    perception_weight: float = 0.1  # [ours: the paper gives no perception loss]
+    draws: int = 4  # noise draws an image: nearly free, four times the planner's signal [ours]
+    careful: float = 2.0  # weight of DECELERATE, STOP and slow samples when drawing: the last metre [ours]
+
+
+@dataclass(frozen=True)
+class Stage1c:
+    """Which decision the planner is told while it learns, by shares [ours]: the VLM's own, the expert's, none.
+    Counterfactual samples always carry the decision that was forced."""
+
+    optim: Optim
+    perception_weight: float = 0.1
+    draws: int = 4
+    careful: float = 2.0
+    freeze_backbone: bool = False
+    own_share: float = 0.5
+    expert_share: float = 0.25
+
+
+class SampleStage:
+    """What the loop needs of a stage that learns from stored samples. `learning`: prefixes of the parameters that
+    train; `lora` adds the VLM's low-rank ones. All else is frozen."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: DualSystem,
+        store: Store,
+        seed: int,
+        learning: tuple[str, ...],
+        *,
+        lora: bool = False,
+    ) -> None:
+        self.name, self.policy, self.store, self.seed = name, policy, store, seed
+        self.pool_N = np.arange(len(store))
+        self.weights_N: Array | None = None
+        freeze_except(policy, learning, lora=lora)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.policy.parameters()).device
+
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {n: p for n, p in self.policy.named_parameters() if p.requires_grad}
+
+    def draw(self, step: int, batch: int) -> Array:
+        return self.pool_N[draw_indices(len(self.pool_N), batch, step, self.seed, self.weights_N)]
+
+    def load(self, index: Array) -> Samples:
+        return self.store.take(index)
+
+
+def freeze_except(policy: DualSystem, learning: tuple[str, ...], *, lora: bool = False) -> None:
+    """Only parameters with these prefixes (and the VLM's LoRA ones, if asked) require a gradient."""
+    for name, p in policy.named_parameters():
+        p.requires_grad_(name.startswith(learning) or (lora and name.startswith("vlm.") and "lora_" in name))
+
+
+class VlmStage(SampleStage):
+    """1a. UNKNOWN speeds are no class: such samples are left out (EVALUATION.md)."""
+
+    def __init__(self, policy: DualSystem, store: Store, config: Stage1a, seed: int) -> None:
+        super().__init__("1a", policy, store, seed, ("vlm.",))
+        speed = store.states.speed_N
+        usable = (speed >= 0) & (store.states.direction_N >= 0) & ~store.states.counterfactual_N
+        self.pool_N = np.flatnonzero(usable)
+        if len(self.pool_N) == 0:
+            raise TrainingError("stage 1a: no sample has a known decision")
+        share = np.bincount(speed[self.pool_N], minlength=4) / len(self.pool_N)
+        self.weights_N = (share[speed[self.pool_N]]) ** -config.balance
+
+    def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
+        if len(data) == 0:
+            return None, {}
+        vlm = vlm_of(self.policy)
+        nll_B = vlm.answer_nll(
+            data, torch.as_tensor(data.speed_N.astype(int)), torch.as_tensor(data.direction_N.astype(int))
+        )
+        return nll_B.sum() / batch, {}
+
+
+class PlannerStage(SampleStage):
+    """1b."""
+
+    def __init__(self, policy: DualSystem, store: Store, config: Stage1b, seed: int) -> None:
+        super().__init__("1b", policy, store, seed, ("encoder.", "perception.", "planner."))
+        self.config = config
+        self.pool_N = np.flatnonzero(~store.states.counterfactual_N)
+        self.weights_N = careful_weights(store.states.take(self.pool_N), config.careful)
+
+    def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
+        if len(data) == 0:
+            return None, {}
+        tensors = Batch.from_samples(data, self.device)
+        tokens = self.policy.encode(tensors, augment=(self.seed, step))
+        f_vlm = unguided(self.policy, len(data))
+        return e2e_loss(self.policy, tokens, f_vlm, tensors, self.config, self.seed, step, batch)
+
+
+class AdapterStage(SampleStage):
+    """1c."""
+
+    def __init__(self, policy: DualSystem, store: Store, config: Stage1c, seed: int) -> None:
+        learning = ("adapter.", "perception.", "planner.") if config.freeze_backbone else \
+            ("adapter.", "encoder.", "perception.", "planner.")  # fmt: skip
+        super().__init__("1c", policy, store, seed, learning)
+        self.config = config
+        self.weights_N = careful_weights(store.states, config.careful)
+
+    def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
+        if len(data) == 0:
+            return None, {}
+        tensors = Batch.from_samples(data, self.device)
+        tokens = self.policy.encode(tensors, augment=(self.seed, step))
+        said = vlm_of(self.policy).decide(data)
+        speed_B, direction_B, with_hidden_B = told_decision(
+            data,
+            said.speed_B,
+            said.direction_B,
+            self.seed,
+            step,
+            self.config.own_share,
+            self.config.expert_share,
+        )
+        f_vlm = self.policy.condition(said.hidden_BD, speed_B, direction_B, with_hidden_B)
+        loss, values = e2e_loss(self.policy, tokens, f_vlm, tensors, self.config, self.seed, step, batch)
+        agrees = (said.speed_B.cpu().numpy() == data.speed_N) & (data.speed_N >= 0)
+        return loss, {**values, "vlm_speed_accuracy": float(agrees.sum()) / batch}
+
+
+def e2e_loss(
+    policy: DualSystem, tokens: SceneTokens, f_vlm: torch.Tensor, tensors: Batch, config: Stage1b | Stage1c,
+    seed: int, step: int, batch: int,
+) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
+    """L_E2E plus the weighted perception losses, summed and divided by the global batch."""
+    planning_B = policy.planning_loss(tokens, f_vlm, tensors, seed=seed, step=step, draws=config.draws)
+    values = {"planning": float(planning_B.detach().sum()) / batch}
+    total_B = planning_B
+    for name, loss_B in policy.perception_losses(tokens, tensors).items():
+        total_B = total_B + config.perception_weight * loss_B
+        values[name] = float(loss_B.detach().sum()) / batch
+    return total_B.sum() / batch, values
+
+
+def careful_weights(states: Samples, factor: float) -> Array | None:
+    """Drawing weights (N,): `factor` for samples that brake, stop or crawl, 1 for the rest."""
+    if factor == 1.0:
+        return None
+    careful = np.isin(states.speed_N, (Speed.DECELERATE, Speed.STOP)) | (states.motion_N4[:, 0] < 3.0)
+    return np.where(careful, factor, 1.0)
+
+
+def told_decision(
+    data: Samples, own_speed_B: torch.Tensor, own_direction_B: torch.Tensor, seed: int, step: int,
+    own_share: float, expert_share: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """What each sample's planner is told: (speed (B,), direction (B,), with the hidden state (B,) bool); −1: nothing.
+
+    A decision that was always right is not obeyed when it is forced, so part of the samples carry the VLM's own,
+    part the expert's, part none; counterfactual ones what was forced (method page, section 8).
+    """
+    u = keyed_uniform(torch.as_tensor(data.index_N), seed, step, (), TOLD).numpy()
+    expert = data.counterfactual_N | ((u >= own_share) & (u < own_share + expert_share) & (data.speed_N >= 0))
+    given = expert | (u < own_share)
+    direction = np.where(data.direction_N >= 0, data.direction_N, Direction.STRAIGHT)
+
+    own_speed, own_direction = own_speed_B.cpu().numpy(), own_direction_B.cpu().numpy()
+    speed = np.where(given, np.where(expert, data.speed_N, own_speed), -1).astype(np.int64)
+    direction = np.where(given, np.where(expert, direction, own_direction), -1).astype(np.int64)
+    # As when driving: a hidden state that argues for another decision than the one given is taken away.
+    agrees = (speed == own_speed) & (direction == own_direction)
+    where = own_speed_B.device
+    return torch.as_tensor(speed, device=where), torch.as_tensor(direction, device=where), torch.as_tensor(agrees, device=where)
+
+
+def unguided(policy: DualSystem, n: int) -> torch.Tensor:
+    """F_vlm (n, C) of "nobody decided": the adapter's learned null tokens."""
+    nothing = torch.full((n,), -1, dtype=torch.long, device=policy.device)
+    return policy.condition(None, nothing, nothing)
+
+
+def vlm_of(policy: DualSystem) -> DrivingVLM:
+    """The policy's VLM; `InputError` if this checkpoint has none."""
+    if policy.vlm is None:
+        raise InputError(
+            "this checkpoint has no VLM: start from one of stage 1a (`senna2 train 1a`, then --from)"
+        )
+    return policy.vlm
+
+
+def run_1a(
+    policy: DualSystem,
+    store: Store,
+    config: Stage1a,
+    out: Path,
+    *,
+    seed: int,
+    ranks: Ranks,
+    resume: bool,
+    **more: Any,
+) -> Log:
+    """Train the VLM on the meta-action question; returns the log."""
+    return train(VlmStage(policy, store, config, seed), config.optim, out, ranks=ranks, resume=resume, **more)
+
+
+def run_1b(
+    policy: DualSystem,
+    store: Store,
+    config: Stage1b,
+    out: Path,
+    *,
+    seed: int,
+    ranks: Ranks,
+    resume: bool,
+    **more: Any,
+) -> Log:
+    """Train the E2E policy by imitation; the plan basis must have been fitted on this store before."""
+    return train(
+        PlannerStage(policy, store, config, seed), config.optim, out, ranks=ranks, resume=resume, **more
+    )
+
+
+def run_1c(
+    policy: DualSystem,
+    store: Store,
+    config: Stage1c,
+    out: Path,
+    *,
+    seed: int,
+    ranks: Ranks,
+    resume: bool,
+    **more: Any,
+) -> Log:
+    """Join both: adapter and E2E policy train, the VLM is frozen."""
+    return train(
+        AdapterStage(policy, store, config, seed), config.optim, out, ranks=ranks, resume=resume, **more
+    )
+
+
+def vlm_health(policy: DualSystem, store: Store, index: Array, seed: int) -> dict[str, float]:
+    """Recall per speed class, and the drop of accuracy when images are shuffled among the samples: a VLM that
+    ignores the image shows no drop (notes: the text-only plateau)."""
+    data = store.take(index)
+    vlm = vlm_of(policy)
+    said = vlm.decide(data).speed_B.cpu().numpy()
+    order = np.random.default_rng(seed).permutation(len(data))
+    shuffled_images = {k: v[order] for k, v in data.images.items()}
+    values = {n: getattr(data, n) for n in Samples.__dataclass_fields__}
+    blind = vlm.decide(Samples(**{**values, "images": shuffled_images})).speed_B.cpu().numpy()
+    known = data.speed_N >= 0
+    health = {
+        f"recall_{s.name.lower()}": float((said[data.speed_N == s] == s).mean())
+        for s in Speed
+        if s >= 0 and (data.speed_N == s).any()
+    }
+    accuracy = float((said == data.speed_N)[known].mean())
+    return {
+        **health,
+        "accuracy": accuracy,
+        "drop_when_shuffled": accuracy - float((blind == data.speed_N)[known].mean()),
+    }
+
+
+def consistency_of(plan_B: torch.Tensor, speed_B: torch.Tensor, direction_B: torch.Tensor) -> torch.Tensor:
+    """C(τ, d) (paper section 3.4): 1 where f_K of the plan says what the decision says. Lane changes are judged on
+    speed alone and UNKNOWN plans are inconsistent (method page, section 8). Bool (B,)."""
+    speed, path = f_k_plan(plan_B.detach())
+    return consistent(speed, path, speed_B.to(plan_B.device), direction_B.to(plan_B.device))

@@ -1,0 +1,387 @@
+"""The clip folder: a `Scene` on disk in open formats (JSON, Parquet, 3DGS PLY), written whole or not at all.
+
+    clip.json          schema, name, split, family, seed, units, dt, weather, source, ego shape, drivable: known | unknown
+    background.ply     assets/<asset>.ply        splats
+    tracks.parquet     t, id, class, asset, x, y, z, yaw, length, width, height, v, lights, controller
+    signals.parquet    t, id, state
+    map.json  rig.json  route.json               numbers that do not exist are null
+    expert.parquet     t, x, y, z, yaw, v, direction, navigation
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from senna2.types import AgentClass, Array, Camera, Direction, InputError, Rig, VehicleShape, require
+from senna2.world.gaussians import GaussianCloud
+from senna2.world.ply import load_ply, save_ply
+from senna2.world.scene import SCHEMA, Expert, Lane, LaneMap, Scene, SceneMeta, Track
+
+UNITS = {"length": "m", "angle": "rad", "time": "s", "axes": "x forward, y left, z up; ego origin: rear axle on the ground"}
+MADE_AGAIN = "the file is damaged; make or copy the clip again"
+_ASSET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_TRACK_FLOATS = ("t", "x", "y", "yaw", "length", "width", "height", "v")
+
+
+def save_clip(scene: Scene, folder: Path) -> None:
+    """Write a validated scene as a clip folder; an older clip there is replaced only once the new one is complete.
+
+    Raises `InputError` for an invalid scene or if `folder` is something else than a clip.
+    """
+    folder = Path(folder)
+    scene.validate(f"clip {scene.meta.name}")
+    occupied = folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "clip.json").exists())
+    require(not occupied, str(folder), "exists and is not a clip folder; choose another output folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        (building / "assets").mkdir(parents=True)
+        _write(scene, building)
+        if folder.exists():
+            os.replace(folder, retired)
+        os.replace(building, folder)
+    except BaseException:
+        if retired.exists() and not folder.exists():
+            os.replace(retired, folder)
+        raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def load_clip(folder: Path) -> Scene:
+    """Read and validate a clip folder. Raises `InputError` naming the file and field for anything missing or damaged."""
+    folder = Path(folder)
+    info = clip_info(folder)
+    at = str(folder / "clip.json")
+    meta = SceneMeta(
+        name=_get(info, "name", str, at),
+        family=_get(info, "family", str, at),
+        split=_get(info, "split", str, at),
+        seed=_get(info, "seed", int, at),
+        dt=_get(info, "dt", float, at),
+        weather=_get(info, "weather", str, at),
+        source=_get(info, "source", str, at),
+        ego_shape=_shape_from_json(_get(info, "ego_shape", dict, at), at),
+    )
+    require(meta.dt > 0, at, "field 'dt' must be positive")
+    clouds = sorted((folder / "assets").glob("*.ply"))
+    route_P2, limit_P = _read_route(folder / "route.json")
+    _table(folder / "signals.parquet", ("t", "id", "state"))
+    scene = Scene(
+        meta=meta,
+        background=_cloud(folder / "background.ply"),
+        assets={path.name.removesuffix(".ply"): _cloud(path) for path in clouds},
+        tracks=_read_tracks(folder / "tracks.parquet"),
+        map=_read_map(folder / "map.json", known=_get(info, "drivable", str, at) == "known"),
+        rig=_read_rig(folder / "rig.json"),
+        expert=_read_expert(folder / "expert.parquet"),
+        route_P2=route_P2,
+        speed_limit_P=limit_P,
+    )
+    return scene.validate(str(folder))
+
+
+def clip_info(folder: Path) -> dict[str, Any]:
+    """The content of clip.json alone. Raises `InputError` if the folder is no clip or of another schema."""
+    path = Path(folder) / "clip.json"
+    require(path.is_file(), str(folder), "is not a clip folder: it has no clip.json")
+    info = _json(path)
+    require(info.get("schema") == SCHEMA, str(path), f"field 'schema' is {info.get('schema')!r}, expected '{SCHEMA}'")
+    return info
+
+
+def find_clips(path: Path) -> list[Path]:
+    """The clip folder itself, or the clip folders directly inside `path`, by name. Raises `InputError` if none."""
+    path = Path(path)
+    require(path.is_dir(), str(path), "no such folder")
+    if (path / "clip.json").is_file():
+        return [path]
+    found = sorted(p.parent for p in path.glob("*/clip.json") if not p.parent.name.startswith("."))
+    require(len(found) > 0, str(path), "holds no clip folder (a folder with clip.json)")
+    return found
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _write(scene: Scene, folder: Path) -> None:
+    meta = dataclasses.asdict(scene.meta)
+    known = "known" if scene.map.drivable_known else "unknown"
+    _dump(folder / "clip.json", {"schema": SCHEMA, **meta, "units": UNITS, "drivable": known})
+    save_ply(folder / "background.ply", scene.background)
+    for name, cloud in scene.assets.items():
+        require(_ASSET_NAME.fullmatch(name) is not None, f"asset '{name}'", "name may hold letters, digits, . _ - only")
+        save_ply(folder / "assets" / f"{name}.ply", cloud)
+    pq.write_table(_track_table(scene.tracks), folder / "tracks.parquet")
+    empty = {"t": pa.array([], pa.float64()), "id": pa.array([], pa.string()), "state": pa.array([], pa.string())}
+    pq.write_table(pa.table(empty), folder / "signals.parquet")
+    _dump(folder / "map.json", _map_to_json(scene.map))
+    cameras = [{**dataclasses.asdict(c), "cam_to_ego_44": c.cam_to_ego_44.tolist()} for c in scene.rig.cameras]
+    _dump(folder / "rig.json", {"cameras": cameras})
+    _dump(folder / "route.json", {"points": scene.route_P2.tolist(), "speed_limit": _nulls(scene.speed_limit_P)})
+    e = scene.expert
+    columns = {
+        "t": e.t_E, "x": e.pose_E3[:, 0], "y": e.pose_E3[:, 1], "z": np.zeros(len(e.t_E)), "yaw": e.pose_E3[:, 2], "v": e.v_E,
+        "direction": [Direction(int(d)).name for d in e.direction_E],
+        "navigation": [Direction(int(d)).name for d in e.navigation_E],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), folder / "expert.parquet")
+
+
+def _track_table(tracks: tuple[Track, ...]) -> pa.Table:
+    """One row a track and instant; float64, so that poses return bit by bit."""
+    counts = [len(t.t_T) for t in tracks]
+
+    def each(values: list) -> Array:
+        return np.repeat(np.array(values), counts)
+
+    def joined(parts: list[Array], dtype: type) -> Array:
+        return np.concatenate([*parts, np.zeros(0)]).astype(dtype)
+
+    return pa.table(
+        {
+            "t": joined([t.t_T for t in tracks], np.float64),
+            "id": pa.array(each([t.id for t in tracks]), pa.string()),
+            "class": pa.array(each([AgentClass(t.agent_class).name for t in tracks]), pa.string()),
+            "asset": pa.array(each([t.asset for t in tracks]), pa.string()),
+            "x": joined([t.pose_T3[:, 0] for t in tracks], np.float64),
+            "y": joined([t.pose_T3[:, 1] for t in tracks], np.float64),
+            "z": np.zeros(sum(counts)),
+            "yaw": joined([t.pose_T3[:, 2] for t in tracks], np.float64),
+            "length": each([float(t.length) for t in tracks]).astype(np.float64),
+            "width": each([float(t.width) for t in tracks]).astype(np.float64),
+            "height": each([float(t.height) for t in tracks]).astype(np.float64),
+            "v": joined([t.v_T for t in tracks], np.float64),
+            "lights": joined([t.lights_T for t in tracks], np.int8),
+            "controller": pa.array(each([t.controller for t in tracks]), pa.string()),
+        }
+    )
+
+
+def _map_to_json(lane_map: LaneMap) -> dict[str, Any]:
+    lanes = [
+        {
+            "id": lane.id,
+            "centre": lane.centre_P2.tolist(),
+            "polygon": lane.polygon_Q2.tolist(),
+            "speed_limit": None if math.isnan(lane.speed_limit) else lane.speed_limit,
+            "successors": list(lane.successors),
+            "left": lane.left,
+            "right": lane.right,
+            "in_junction": lane.in_junction,
+        }
+        for lane in lane_map.lanes
+    ]
+    lines = {name: [line.tolist() for line in getattr(lane_map, name)] for name in _MAP_LINES}
+    return {"lanes": lanes, **lines, "lanes_complete": lane_map.lanes_complete}
+
+
+_MAP_LINES = ("dividers", "centre_lines", "kerbs", "drivable", "crossings", "stop_lines")
+
+
+def _nulls(values: Array) -> list[float | None]:
+    return [None if math.isnan(v) else float(v) for v in values]
+
+
+def _dump(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _json(path: Path) -> dict[str, Any]:
+    require(path.is_file(), str(path), "is missing; make or copy the clip again")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: is not readable JSON ({error}); {MADE_AGAIN}") from None
+    require(isinstance(value, dict), str(path), "must hold a JSON object")
+    return value
+
+
+def _get(data: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    """A required field of a JSON object, of the given type (an int passes as a float)."""
+    require(key in data, where, f"field '{key}' is missing; {MADE_AGAIN}")
+    value = data[key]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    require(isinstance(value, kind), where, f"field '{key}' is {value!r:.60}, expected {kind.__name__}")
+    require(kind is not float or math.isfinite(value), where, f"field '{key}' must be finite")
+    return value
+
+
+def _points(value: Any, where: str, minimum: int = 2) -> Array:
+    """(P, 2) finite points of a JSON list."""
+    try:
+        points = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: must be a list of [x, y] points; {MADE_AGAIN}") from None
+    require(points.ndim == 2 and points.shape[1] == 2 and len(points) >= minimum, where,
+            f"shape {points.shape}, expected at least {minimum} points [x, y]")  # fmt: skip
+    require(bool(np.isfinite(points).all()), where, "holds NaN or infinity")
+    return points
+
+
+def _limits(value: Any, where: str) -> Array:
+    try:
+        return np.array([np.nan if v is None else float(v) for v in value])
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: must be a list of numbers or null; {MADE_AGAIN}") from None
+
+
+def _cloud(path: Path) -> GaussianCloud:
+    require(path.is_file(), str(path), "is missing; make or copy the clip again")
+    return load_ply(path)
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> dict[str, Array]:
+    """Columns of a Parquet file as numpy arrays; numbers without NaN or null."""
+    require(path.is_file(), str(path), "is missing; make or copy the clip again")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: is not a readable Parquet file ({first}); {MADE_AGAIN}") from None
+    out = {}
+    for name in columns:
+        require(name in table.column_names, str(path), f"column '{name}' is missing; {MADE_AGAIN}")
+        column = table[name]
+        require(column.null_count == 0, str(path), f"column '{name}' holds nulls; {MADE_AGAIN}")
+        values = column.to_numpy()
+        if np.issubdtype(values.dtype, np.floating):
+            bad = np.flatnonzero(~np.isfinite(values))
+            require(len(bad) == 0, str(path), f"column '{name}' holds NaN or infinity (row {bad[0] if len(bad) else 0})")
+        out[name] = values
+    return out
+
+
+def _floats(columns: dict[str, Array], names: tuple[str, ...], path: Path) -> dict[str, Array]:
+    for name in names:
+        numeric = np.issubdtype(columns[name].dtype, np.number)
+        require(numeric, str(path), f"column '{name}' must hold numbers; {MADE_AGAIN}")
+    return {name: columns[name].astype(np.float64) for name in names}
+
+
+def _enum(values: Array, kind: type, path: Path, column: str) -> list:
+    try:
+        return [kind[v] for v in values]
+    except KeyError as error:
+        names = ", ".join(kind.__members__)
+        raise InputError(f"{path}: column '{column}' holds {error}, expected one of {names}") from None
+
+
+def _read_tracks(path: Path) -> tuple[Track, ...]:
+    columns = _table(path, (*_TRACK_FLOATS, "id", "class", "asset", "lights", "controller"))
+    number = _floats(columns, (*_TRACK_FLOATS, "lights"), path)
+    ids = columns["id"]
+    tracks = []
+    for track_id in dict.fromkeys(ids):  # in the order of the file
+        rows = np.flatnonzero(ids == track_id)
+        at = f"{path}: track '{track_id}'"
+        t = number["t"][rows]
+        require(bool((np.diff(t) > 0).all()), at, f"column 't' must increase; {MADE_AGAIN}")
+        first = rows[0]
+        tracks.append(
+            Track(
+                id=str(track_id),
+                agent_class=_enum(columns["class"][rows[:1]], AgentClass, path, "class")[0],
+                asset=str(columns["asset"][first]),
+                length=float(number["length"][first]),
+                width=float(number["width"][first]),
+                height=float(number["height"][first]),
+                t_T=t,
+                pose_T3=np.stack([number[c][rows] for c in ("x", "y", "yaw")], 1),
+                v_T=number["v"][rows],
+                lights_T=number["lights"][rows].astype(np.int8),
+                controller=str(columns["controller"][first]),
+            )
+        )
+    return tuple(tracks)
+
+
+def _read_expert(path: Path) -> Expert:
+    columns = _table(path, ("t", "x", "y", "yaw", "v", "direction", "navigation"))
+    number = _floats(columns, ("t", "x", "y", "yaw", "v"), path)
+    require(len(number["t"]) >= 2, str(path), "needs at least two rows")
+    require(bool((np.diff(number["t"]) > 0).all()), str(path), f"column 't' must increase; {MADE_AGAIN}")
+    direction, navigation = (
+        np.array(_enum(columns[name], Direction, path, name), np.int8) for name in ("direction", "navigation")
+    )
+    pose = np.stack([number[c] for c in ("x", "y", "yaw")], 1)
+    return Expert(number["t"], pose, number["v"], direction, navigation)
+
+
+def _read_map(path: Path, known: bool) -> LaneMap:
+    data = _json(path)
+    lanes = []
+    for i, raw in enumerate(_get(data, "lanes", list, str(path))):
+        at = f"{path}: lanes[{i}]"
+        require(isinstance(raw, dict), at, "must be an object")
+        limit = raw.get("speed_limit")
+        for side in ("left", "right"):
+            require(raw.get(side) is None or isinstance(raw[side], str), at, f"field '{side}' must be a lane id or null")
+        lanes.append(
+            Lane(
+                id=_get(raw, "id", str, at),
+                centre_P2=_points(_get(raw, "centre", list, at), f"{at}.centre"),
+                polygon_Q2=_points(_get(raw, "polygon", list, at), f"{at}.polygon", 3),
+                speed_limit=math.nan if limit is None else _get(raw, "speed_limit", float, at),
+                successors=tuple(_get(raw, "successors", list, at)),
+                left=raw.get("left"),
+                right=raw.get("right"),
+                in_junction=_get(raw, "in_junction", bool, at),
+            )
+        )
+    lines = {
+        name: tuple(_points(v, f"{path}: {name}[{i}]") for i, v in enumerate(_get(data, name, list, str(path))))
+        for name in _MAP_LINES
+    }
+    return LaneMap(tuple(lanes), **lines, drivable_known=known, lanes_complete=_get(data, "lanes_complete", bool, str(path)))
+
+
+def _read_rig(path: Path) -> Rig:
+    cameras = []
+    for i, raw in enumerate(_get(_json(path), "cameras", list, str(path))):
+        at = f"{path}: cameras[{i}]"
+        require(isinstance(raw, dict), at, "must be an object")
+        numbers = {k: _get(raw, k, float, at) for k in ("fx", "fy", "cx", "cy", "near")}
+        sizes = {k: _get(raw, k, int, at) for k in ("width", "height")}
+        try:
+            matrix = np.array(_get(raw, "cam_to_ego_44", list, at), np.float64)
+            history = tuple(float(age) for age in _get(raw, "history_s", list, at))
+        except (TypeError, ValueError):
+            raise InputError(f"{at}: cam_to_ego_44 and history_s must hold numbers; {MADE_AGAIN}") from None
+        camera = Camera(name=_get(raw, "name", str, at), cam_to_ego_44=matrix, history_s=history, **sizes, **numbers)
+        cameras.append(camera)
+    try:
+        return Rig(tuple(cameras)).validate()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _read_route(path: Path) -> tuple[Array, Array]:
+    data = _json(path)
+    points = _points(_get(data, "points", list, str(path)), f"{path}: points")
+    limit = _limits(_get(data, "speed_limit", list, str(path)), f"{path}: speed_limit")
+    require(len(limit) == len(points), f"{path}: speed_limit", f"has {len(limit)} values for {len(points)} points")
+    return points, limit
+
+
+def _shape_from_json(data: dict[str, Any], where: str) -> VehicleShape:
+    names = [f.name for f in dataclasses.fields(VehicleShape)]
+    return VehicleShape(**{n: _get(data, n, float, f"{where}: ego_shape") for n in names}).validate()

@@ -1,0 +1,54 @@
+"""A dual system small enough to train in a second, and samples of three speed classes to train it on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from senna2.model.policy import DualSystem, PolicyConfig
+from senna2.model.vlm.qwen import DrivingVLM
+from senna2.types import Rig, Samples
+
+
+class MemoryStore:
+    """The store protocol over samples in memory."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.states = dataclasses.replace(samples, index_N=np.arange(len(samples), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def take(self, index):
+        return self.states.take(index)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def vlm_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vlm")
+    DrivingVLM.tiny(seed=0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(Samples.fake(24, Rig.fake(), seed=3))
+
+
+@pytest.fixture
+def make_policy(vlm_folder, store):
+    """A fresh system with identical weights at every call."""
+
+    def make(**changes) -> DualSystem:
+        config = PolicyConfig(dim=32, blocks=2, channels=(8, 8, 16, 16), agent_queries=4, map_queries=4, **changes)
+        policy = DualSystem(config, Rig.fake(), vlm=DrivingVLM.from_pretrained(vlm_folder), seed=0)
+        policy.fit_basis(store.states)
+        return policy.train()
+
+    return make
