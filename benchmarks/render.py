@@ -27,7 +27,8 @@ import torch
 from senna2.frames import pose_to_matrix
 from senna2.types import Array, Camera, EgoState, Rig
 from senna2.world.gaussians import GaussianCloud
-from senna2.world.render import CpuRenderer, Instance, PosedCamera, Sky, posed
+from senna2.world.render import Instance, PosedCamera, Sky, posed
+from senna2.world.render.cpu import CpuRenderer
 from senna2.world.render.reference import ReferenceRenderer
 
 SCHEMA = "senna2.bench/1"

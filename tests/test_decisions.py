@@ -210,15 +210,18 @@ def test_yaw_threshold():
         assert path_of(30 * T[:, None] * (np.cos(angle), np.sin(angle))) == expected
 
 
+def test_steps_under_two_centimetres_hold_the_yaw():
+    """A drift of 4.9° at 30 m/s ends over s_y, so that yaw alone decides; a last step of 1.9 cm straight to the
+    left has no direction, one of 2.1 cm has."""
+    angle = np.deg2rad(4.9)
+    for step, expected in ((0.019, Path.STRAIGHT), (0.021, Path.LEFT)):
+        points = 30 * T[:, None] * (np.cos(angle), np.sin(angle))
+        points[14] = points[13] + (0, step)
+        assert path_of(points) == expected
+
+
 def test_a_parked_car_does_not_jitter_into_turns():
-    """Steps of 1.9 cm sideways are held at the initial yaw; the sum of them would pass s_y at a crawl."""
-    crab = np.stack([np.zeros(15), 0.019 * np.arange(15)], 1) * 2
-    assert path_of(crab) == Path.LEFT  # 3.8 cm a step: it really moves to the side
-    v = np.full(14, 0.019)
-    slow = np.stack([np.zeros(15), np.concatenate([[0], np.cumsum(v)])], 1)
-    assert path_of(slow) == Path.STRAIGHT
-    rng = np.random.default_rng(0)
-    noisy = rng.normal(0, 0.005, (200, 15, 2))
+    noisy = np.random.default_rng(0).normal(0, 0.005, (200, 15, 2))
     assert set(f_k(noisy)[1].tolist()) == {int(Path.STRAIGHT)}
 
 
@@ -234,6 +237,15 @@ def test_a_turn_of_both_sides_takes_the_larger_excursion():
     bent = np.stack([4 * T, y], -1)
     assert path_of(bent + np.stack([0 * T, 0.2 * T], -1)) == Path.LEFT
     assert path_of(bent - np.stack([0 * T, 0.2 * T], -1)) == Path.RIGHT
+
+
+def test_a_dead_heat_of_both_sides_is_straight():
+    """Neither side may be preferred, or mirroring the world would change a label."""
+    y = np.array([0, 0.5, 1, 1.5, 2, 1.5, 1, 0.5, 0, -0.5, -1, -1.5, -2, -1.5, -1])
+    points = np.stack([2 * T, y], -1)
+    assert path_of(points) == path_of(points * (1, -1)) == Path.STRAIGHT
+    points[4, 1] += 0.01
+    assert path_of(points) == Path.LEFT
 
 
 def test_lane_change_reads_straight_at_speed_and_as_the_other_side_when_it_counter_steers():

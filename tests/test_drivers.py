@@ -11,7 +11,15 @@ import pytest
 from senna2.drivers import ConstantVelocity, Expert, Idm, Naive, route_path
 from senna2.rollouts import drive, plan_samples
 from senna2.types import (
-    AgentClass, ClipMeta, Decision, Direction, EgoState, InputError, Observation, Samples, StateObservation,
+    AgentClass,
+    ClipMeta,
+    Decision,
+    Direction,
+    EgoState,
+    InputError,
+    Observation,
+    Samples,
+    StateObservation,
 )  # fmt: skip
 from senna2.world.scene import Scene
 from senna2.world.sim import Simulator

@@ -11,7 +11,18 @@ import pytest
 from senna2.drivers import ConstantVelocity, Expert, Idm
 from senna2.rollouts import clip_seed, drive, drive_many, observation_of, plan_samples
 from senna2.types import (
-    ClipMeta, Decision, Direction, EgoState, InputError, Observation, Plan, Plans, Rollout, Samples, Speed, Trajectory,
+    ClipMeta,
+    Decision,
+    Direction,
+    EgoState,
+    InputError,
+    Observation,
+    Plan,
+    Plans,
+    Rollout,
+    Samples,
+    Speed,
+    Trajectory,
 )  # fmt: skip
 from senna2.world.scene import Scene
 
@@ -172,6 +183,12 @@ def test_an_error_names_its_clip(workers: int) -> None:
         drive_many(Faulty, [named("sunny")], workers=workers)
 
 
+def test_a_policy_that_cannot_be_made_says_why() -> None:
+    for workers in (0, 1):
+        with pytest.raises(InputError, match="no_such_policy"):
+            drive_many("no_such_policy", [named("a")], workers=workers)
+
+
 def test_a_bad_clip_stays_a_user_s_error() -> None:
     with pytest.raises(InputError, match="column 'yaw'"):
         drive_many(ConstantVelocity, [broken_clip], workers=0)
@@ -205,7 +222,7 @@ def test_samples_are_planned_in_batches_or_one_by_one_alike() -> None:
     one_by_one = plan_samples(Echo(), samples)
     together = plan_samples(batched, samples, batch=4)
     assert batched.sizes == [4, 4, 2]
-    assert np.array_equal(one_by_one.points_NT2, together.points_NT2)
+    assert np.allclose(one_by_one.points_NT2, together.points_NT2, atol=1e-5)
     forced = plan_samples(batched, samples, decision=Decision(Speed.STOP, Direction.TURN_LEFT))
     assert (forced.speed_N == Speed.STOP).all()
     assert (forced.direction_N == Direction.TURN_LEFT).all()

@@ -2,7 +2,7 @@
 
 One implementation serves numpy and torch: every function works with the module of the array it is given, so
 that labels, losses and metrics cannot drift apart, and nothing here imports torch. Sums run in the order of
-time, element by element: numpy and torch, a batch and a single trajectory agree to the last bit.
+time, element by element, so that numpy and torch, a batch and a single trajectory take the same rounding.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def f_k(
       car, whose acceleration is 0, keeps its speed.
     a1_eps: tolerance of the sign of a_1 [ours]; 0 is the paper.
     Speed is UNKNOWN (−1) in the rule's dead bands. Results: numpy int8; torch int64, on the tensor's device.
-    Raises `InputError` for fewer points, a step other than 0.1 s, or an unknown order. Source: paper, section
-    3.
+    Raises `InputError` for fewer points, a step other than 0.1 s, or an unknown order. Source: paper,
+    section 3.
     """
     if order not in ("standing_first", "paper"):
         raise InputError(f"f_k: order '{order}' is neither 'standing_first' nor 'paper'")

@@ -7,15 +7,12 @@ labels: a decision that was always right is not obeyed when it is forced).
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from senna2.data.samples import samples_from_drive
 from senna2.data.store import write_part
@@ -23,6 +20,7 @@ from senna2.decisions import f_k_plan
 from senna2.drivers import Expert
 from senna2.rollouts import Record, drive
 from senna2.types import PLAN_STEPS, Array, EgoState, InputError, Observation, Samples, Speed
+from senna2.workers import run_jobs
 from senna2.world.clip import load_clip
 from senna2.world.scene import Scene
 from senna2.world.sim import SimState, Simulator
@@ -45,29 +43,24 @@ class Drives:
     speed_share: tuple[float, float] = (0.8, 1.2)
 
 
+@dataclass(frozen=True)
+class Replay:
+    """Samples of the recorded drive itself, every `every` frames: what open-loop evaluation runs on."""
+
+    every: int = 4
+    images: bool = True
+
+
 def collect(
-    clip_folders: Sequence[Path], out: Path, drives: Drives, *, workers: int, label: str
+    clip_folders: Sequence[Path], out: Path, drives: Drives | Replay, *, workers: int, label: str
 ) -> Counter[str]:
     """Samples of many clips, a part each, in worker processes; parts that exist are kept. Returns what was counted
     (samples, branches kept, dropped for collision, TTC or an unreached label)."""
     todo = [c for c in clip_folders if not (out / c.name / "part.json").is_file()]
+    jobs = [(folder, out, drives) for folder in todo]
     counts: Counter[str] = Counter(kept_from_before=len(clip_folders) - len(todo))
-    bar = tqdm(total=len(todo), desc=f"demonstrations {label}", unit="clip", mininterval=1.0)
-    if workers <= 1:
-        for folder in todo:
-            counts += _collect_clip(folder, out, drives)
-            bar.update()
-        return counts
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        jobs = {pool.submit(_collect_clip, c, out, drives): c for c in todo}
-        try:
-            for job in as_completed(jobs):
-                counts += job.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for more in run_jobs(_collect_clip, jobs, workers=workers, label=f"samples {label}"):
+        counts += more
     return counts
 
 
@@ -75,9 +68,7 @@ def _collect_clip(folder: Path, out: Path, drives: Drives | Replay) -> Counter[s
     scene = load_clip(folder)
     samples, counts = replay(scene, drives) if isinstance(drives, Replay) else demonstrate(scene, drives)
     if samples is None:
-        raise InputError(
-            f"{folder}: is shorter than the {PLAN_STEPS / 10:.0f} s a plan covers; make longer clips"
-        )
+        raise InputError(f"{folder}: is shorter than the {PLAN_STEPS / 10:.0f} s a plan covers; make longer clips")
     write_part(out, folder.name, samples)
     return counts
 

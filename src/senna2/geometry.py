@@ -34,8 +34,7 @@ class ContactVerdict:
     lateral_undecided: bool = False
 
 
-# --- boxes
-# ---------------------------------------------------------------------------------------------------
+# --- boxes -----------------------------------------------------------------------------------------------
 
 
 def box_of(pose_3: Array, shape: VehicleShape) -> Array:
@@ -80,8 +79,7 @@ def bearing(pose_3: Array, points_2: Array) -> Array:
     return np.abs(np.arctan2(c * dy - s * dx, c * dx + s * dy))
 
 
-# --- safety
-# --------------------------------------------------------------------------------------------------
+# --- safety ----------------------------------------------------------------------------------------------
 
 
 def ttc(
@@ -147,8 +145,7 @@ def judge_contact(
     return ContactVerdict("lateral", bool(several_lanes or off_drivable))
 
 
-# --- maps
-# ----------------------------------------------------------------------------------------------------
+# --- maps ------------------------------------------------------------------------------------------------
 
 
 class LaneAreas:
@@ -172,8 +169,8 @@ class LaneAreas:
     def several_lanes(self, corners_42: Array) -> bool:
         """Whether the four corners (4, 2) are not all in one lane, or in lanes that follow one another.
 
-        A corner outside every lane makes it True. Siblings after a fork are two lanes: only a chain counts as
-        one.
+        A corner outside every lane makes it True. Siblings after a fork are two lanes: only a chain counts
+        as one.
         """
         held = self._corners_by_lane(corners_42)
         full = (1 << len(corners_42)) - 1
@@ -262,8 +259,7 @@ def _polygons(rings: Sequence[Array], what: str) -> Array:
     return np.array(areas, dtype=object)
 
 
-# --- kernels
-# -------------------------------------------------------------------------------------------------
+# --- kernels ---------------------------------------------------------------------------------------------
 
 
 @numba.njit(cache=True)

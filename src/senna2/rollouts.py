@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import multiprocessing
-import os
-import signal
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -38,14 +35,14 @@ from senna2.types import (
     Trajectory,
     VehicleShape,
 )
+from senna2.workers import map_in_workers
 from senna2.world.render.base import Renderer
 from senna2.world.scene import Scene
-from senna2.world.sim import SimConfig, SimState, Simulator, with_vehicle
+from senna2.world.sim import DEFAULT_CONFIG, SimConfig, SimState, Simulator, with_vehicle
 from senna2.world.vehicle import shift_plan
 
 Record = Literal["none", "state", "images"]
 ClipSource = Scene | Path | str | Callable[[], Scene]  # a callable makes the clip where it is driven
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class Policy(Protocol):
@@ -74,7 +71,7 @@ def drive(
     *,
     policy_name: str,
     seed: int = 0,
-    config: SimConfig = SimConfig(),
+    config: SimConfig = DEFAULT_CONFIG,
     renderer: Renderer | None = None,
     plan_every: int = 1,
     record: Record = "none",
@@ -208,7 +205,7 @@ def drive_many(
     workers: int,
     seed: int = 0,
     policy_name: str | None = None,
-    config: SimConfig = SimConfig(),
+    config: SimConfig = DEFAULT_CONFIG,
     plan_every: int = 1,
     record: Record = "none",
     record_every: int = 1,
@@ -220,18 +217,11 @@ def drive_many(
     policy. scenes: clips, clip folders, or picklable callables that return a clip. workers: spawned processes of one
     thread each; 0 drives here. An error names its clip. Ctrl-C ends the workers.
     """
-    name = policy_name or (policy_spec if isinstance(policy_spec, str) else getattr(policy_spec, "__name__", "policy"))
+    given = policy_spec if isinstance(policy_spec, str) else getattr(policy_spec, "__name__", "policy")
+    name = policy_name or str(given)
     job = _Job(policy_spec, name, seed, config, plan_every, record, record_every)
-    bar = tqdm(total=len(scenes), desc=f"drive {name}", unit="clip", disable=not progress)
-    with bar:
-        if workers <= 0 or len(scenes) == 0:
-            policy = job.policy() if len(scenes) else None
-            rollouts = []
-            for i, source in enumerate(scenes):
-                rollouts.append(job.drive(policy, source, i))
-                bar.update()
-            return rollouts
-        return _drive_in_workers(job, scenes, min(workers, len(scenes)), bar)
+    with tqdm(total=len(scenes), desc=f"drive {name}", unit="clip", mininterval=1.0, disable=not progress) as bar:
+        return map_in_workers(job.driver, scenes, workers, bar.update)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,25 +236,46 @@ class _Job:
     record: Record
     record_every: int
 
-    def policy(self) -> Any:
+    def driver(self) -> Callable[[ClipSource], Rollout]:
+        """Makes the policy, once a process; what is returned drives one clip."""
+        in_worker = multiprocessing.parent_process() is not None
+        try:
+            policy = self._policy()
+        except Exception as error:
+            if not in_worker:
+                raise
+            return functools.partial(_raise, error)  # a pool whose start fails says only that it is broken
+        if in_worker and "torch" in sys.modules:  # only a policy that needs torch has imported it
+            sys.modules["torch"].set_num_threads(1)
+        return functools.partial(self.drive, policy)
+
+    def _policy(self) -> Policy:
         if not isinstance(self.spec, str):
             return self.spec()
         from senna2.registry import make_policy
 
-        return make_policy(self.spec, seed=self.seed)
+        policy: Policy = make_policy(self.spec, seed=self.seed)
+        return policy
 
-    def drive(self, policy: Any, source: ClipSource, index: int) -> Rollout:
-        clip = source.meta.name if isinstance(source, Scene) else str(source) if isinstance(source, str | Path) else f"{index}"
+    def drive(self, policy: Policy, source: ClipSource) -> Rollout:
+        clip = source.meta.name if isinstance(source, Scene) else str(source)
         try:
             scene = _load(source)
+            clip = scene.meta.name
             return drive(
                 policy, scene, policy_name=self.name, seed=self.seed, config=self.config, plan_every=self.plan_every,
                 record=self.record, record_every=self.record_every,
             )  # fmt: skip
         except InputError as error:
-            raise error if clip in str(error) else InputError(f"clip {clip}: {error}") from error
+            if clip in str(error):
+                raise
+            raise InputError(f"clip {clip}: {error}") from error
         except Exception as error:
             raise RuntimeError(f"clip {clip}: {type(error).__name__}: {error}") from error
+
+
+def _raise(error: Exception, source: ClipSource) -> Rollout:
+    raise error
 
 
 def _load(source: ClipSource) -> Scene:
@@ -275,64 +286,6 @@ def _load(source: ClipSource) -> Scene:
 
         return load_clip(Path(source))
     return source()
-
-
-_worker: tuple[_Job, Any] | None = None  # set once in each worker process
-
-
-def _start_worker(job: _Job) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _worker = (job, job.policy())
-    if "torch" in sys.modules:  # only a policy that needs torch has imported it
-        sys.modules["torch"].set_num_threads(1)
-
-
-def _drive_one(source: ClipSource, index: int) -> Rollout:
-    if _worker is None:
-        raise RuntimeError("worker process was not initialised")
-    job, policy = _worker
-    return job.drive(policy, source, index)
-
-
-def _drive_in_workers(job: _Job, scenes: Sequence[ClipSource], workers: int, bar: Any) -> list[Rollout]:
-    others = set(multiprocessing.active_children())
-    results: list[Rollout | None] = [None] * len(scenes)
-    with _one_thread_each():
-        pool = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(job,)
-        )
-        futures: dict[Future[Rollout], int] = {}
-        try:
-            futures = {pool.submit(_drive_one, s, i): i for i, s in enumerate(scenes)}
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                bar.update()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            for child in set(multiprocessing.active_children()) - others:
-                child.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
-    return [r for r in results if r is not None]
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Thread counts are read when numpy or torch load, before any code of ours runs in the worker: children must
-    inherit them."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 # --- samples ------------------------------------------------------------------------------------------

@@ -52,7 +52,10 @@ def test_nuplan_mean_speed_and_distance_to_the_expert():
     assert np.mean([np.hypot(*s["velocity"]) for s in states]) == pytest.approx(statistics[0][1])
     case, states, statistics = load("ego_expert_l2_error")
     distance = np.array(
-        [np.hypot(*np.subtract(a["pose"][:2], b["pose"][:2])) for a, b in zip(states, case["expert_ego_states"], strict=True)]
+        [
+            np.hypot(*np.subtract(a["pose"][:2], b["pose"][:2]))
+            for a, b in zip(states, case["expert_ego_states"], strict=True)
+        ]
     )
     got = {"MAX": distance.max(), "MEAN": distance.mean(), "P90": np.percentile(distance, 90, method="nearest")}
     assert got == pytest.approx(dict(statistics), abs=0.01)

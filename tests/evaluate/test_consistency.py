@@ -47,9 +47,7 @@ def plans_of(rows):
 def samples_for(n, clips=1):
     s = Samples.fake(n)
     names = tuple(f"c{i}" for i in range(clips))
-    return dataclasses.replace(
-        s, clip_N=(np.arange(n) % clips).astype(np.int32), clips=names, families=("f",) * clips
-    )
+    return dataclasses.replace(s, clip_N=(np.arange(n) % clips).astype(np.int32), clips=names, families=("f",) * clips)
 
 
 def test_the_plans_express_what_their_names_say():

@@ -24,7 +24,9 @@ def plans(samples: Samples, factor, dy=0.0) -> Plans:
 
 def fake(n=9) -> Samples:
     s = Samples.fake(n)
-    return dataclasses.replace(s, clip_N=(np.arange(n) % 3).astype(np.int32), clips=("a", "b", "c"), families=("f",) * 3)
+    return dataclasses.replace(
+        s, clip_N=(np.arange(n) % 3).astype(np.int32), clips=("a", "b", "c"), families=("f",) * 3
+    )
 
 
 def forced(s, acc, keep, dec):

@@ -22,7 +22,7 @@ def suites(collides: bool):
     hit = (Contact(1.0, "leader", 0, True, "front", 8.0),) if collides else ()
     name = "senna" if collides else "senna2"
     drives = [dataclasses.replace(Rollout.fake(), clip=c, policy=name, contacts=hit) for c in "abc"]
-    forced = {k: p for k in (Speed.ACCELERATE, Speed.KEEP, Speed.DECELERATE)}
+    forced = dict.fromkeys((Speed.ACCELERATE, Speed.KEEP, Speed.DECELERATE), p)
     return {
         "consistency": consistency(s, p),
         "open_loop": open_loop(s, p, VehicleShape()),

@@ -80,7 +80,7 @@ def _fit(policy: DualSystem, samples: Samples, steps: int, lr: float = 3e-3) -> 
     return float(np.mean(losses[:5])), float(np.mean(losses[-10:]))
 
 
-def _fde(policy: DualSystem, samples: Samples, decide: bool = True) -> float:
+def _fde(policy: DualSystem, samples: Samples) -> float:
     batch = Batch.from_samples(samples)
     with torch.no_grad():
         f_vlm = policy.condition(None, batch.speed_B, batch.direction_B)
@@ -91,7 +91,7 @@ def _fde(policy: DualSystem, samples: Samples, decide: bool = True) -> float:
 # ------------------------------------------------------------------------------------------------ learning
 
 
-@pytest.mark.parametrize(("obs", "steps"), [("state", 150), ("images", 150)])
+@pytest.mark.parametrize(("obs", "steps"), [("state", 80), ("images", 80)])
 def test_overfits_one_batch(obs, steps):
     samples = Samples.fake(6, Rig.fake())
     policy = _policy(obs)
@@ -105,7 +105,7 @@ def test_overfits_one_batch(obs, steps):
 def test_the_other_predictions_learn_too(prediction):
     samples = Samples.fake(6)
     policy = _policy(prediction=prediction, t_start=0.8)
-    first, last = _fit(policy, samples, 150)
+    first, last = _fit(policy, samples, 80)
     assert last < 0.7 * first
 
 
@@ -148,7 +148,8 @@ def test_two_ranks_give_the_gradient_of_one():
             (policy.planning_loss(tokens, f_vlm, part, seed=0, step=1).sum() / 6).backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
-    torch.testing.assert_close(grads([[0, 1, 2, 3, 4, 5]]), grads([[5, 0, 3], [1, 4, 2]]), atol=1e-5, rtol=1e-4)
+    one, two = grads([[0, 1, 2, 3, 4, 5]]), grads([[5, 0, 3], [1, 4, 2]])
+    assert (one - two).norm() < 1e-4 * one.norm()
 
 
 def test_samples_without_a_future_are_masked():
@@ -365,7 +366,7 @@ def test_driving_asks_the_vlm_at_its_period_and_repeats_itself():
 def test_decisions_forced_for_a_rollout_or_by_a_callback():
     policy = _shake(_policy(vlm=FakeVLM()))
     observation = Observation.fake(Rig.fake())
-    policy.reset(ClipMeta.fake(), 0) if policy.needs_images is False else policy.reset(dataclasses.replace(ClipMeta.fake(), rig=Rig.fake()), 0)
+    policy.reset(ClipMeta.fake(), 0)
     own = policy.act(observation)
     policy.forced = Decision(Speed.STOP, Direction.UNKNOWN)
     stop = policy.act(observation)

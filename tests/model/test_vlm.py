@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
@@ -261,6 +262,21 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert [n for n, p in vlm.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+def test_gradients_pass_through_the_shared_prefix(loud: DrivingVLM) -> None:
+    # One row alone runs without sharing: the sum over rows is the oracle of the batch.
+    samples = mixed(3)
+    loud.zero_grad(set_to_none=True)
+    loud.answer_nll(samples, samples.speed_N, samples.direction_N).sum().backward()
+    together = {n: p.grad.clone() for n, p in loud.named_parameters() if p.grad is not None}
+    loud.zero_grad(set_to_none=True)
+    for i, row in enumerate(rows(samples)):
+        loud.answer_nll(row, samples.speed_N[i : i + 1], samples.direction_N[i : i + 1]).sum().backward()
+    for name, p in loud.named_parameters():
+        assert p.grad is not None
+        torch.testing.assert_close(together[name], p.grad, atol=1e-3 * float(p.grad.abs().max()) + 1e-6, rtol=1e-3)
+    loud.zero_grad(set_to_none=True)
+
+
 def test_one_seed_one_model() -> None:
     a, b, c = DrivingVLM.tiny(seed=1), DrivingVLM.tiny(seed=1), DrivingVLM.tiny(seed=2)
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
@@ -430,3 +446,36 @@ def test_weights_of_another_model_are_refused(written: Path, tmp_path: Path) -> 
         DrivingVLM.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         DrivingVLM.from_pretrained(tmp_path / "nowhere")
+
+
+def test_loads_the_hubs_own_layout(loud: DrivingVLM, written: Path, tmp_path: Path) -> None:
+    # Qwen's published folders: flat config with `rope_scaling`, older weight names, no head when it is tied.
+    ours = json.loads((written / "config.json").read_text())
+    text, vision = ours["text_config"], ours["vision_config"]
+    rope = text.pop("rope_parameters")
+    drop = ("model_type", "dtype", "layer_types")
+    hub = {k: v for k, v in {**text, **ours}.items() if k not in ("text_config", *drop)}
+    hub |= {
+        "model_type": "qwen2_5_vl",
+        "torch_dtype": "float32",
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+        "vision_config": {
+            **{k: v for k, v in vision.items() if k not in drop},
+            "model_type": "qwen2_5_vl",
+            "in_chans": 3,
+        },
+    }
+    (tmp_path / "config.json").write_text(json.dumps(hub))
+    weights = {}
+    for name, value in loud.hf.state_dict().items():
+        if name != "lm_head.weight":
+            new = name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+            weights[new] = value.clone()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for path in written.iterdir():
+        if path.name not in ("config.json", "model.safetensors"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    samples = mixed(2)
+    loaded = DrivingVLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.score_all(samples), loud.score_all(samples), atol=1e-5, rtol=1e-5)

@@ -56,12 +56,12 @@ def straight(x0, y0, v) -> np.ndarray:
 
 
 def scenario(dataset: str = "nuscenes") -> dict:
-    """The ego at 8 m/s along +x; a leader lost for a second, a parked car that trembles, people, a cone, the ego again."""
-    rng = np.random.default_rng(0)
+    """The ego at 8 m/s along +x; a leader lost for a second, a parked car that trembles, people, a cone."""
+    trembling = straight(30, 5, 0) + np.random.default_rng(0).normal(0, 0.04, (FRAMES, 2))
     seen = np.ones(FRAMES)
     seen[20:30] = 0
-    lane = np.column_stack([np.linspace(-20, 30, 26), np.zeros(26), np.zeros(26)]) + [*CORNER, 0]
-    after = np.column_stack([np.linspace(30, 90, 26), np.zeros(26), np.zeros(26)]) + [*CORNER, 0]
+    lane = np.column_stack([np.linspace(-20, 30, 26), np.zeros(26), np.zeros(26)]) + np.append(CORNER, 0)
+    after = np.column_stack([np.linspace(30, 90, 26), np.zeros(26), np.zeros(26)]) + np.append(CORNER, 0)
     ring = np.array([(-20, -1.75), (30, -1.75), (30, 1.75), (-20, 1.75)]) + CORNER
     edge = np.array([(-60.0, -5), (120, -5), (120, 8.5), (-60, 8.5), (-60, -5)]) + CORNER
     return {
@@ -74,12 +74,12 @@ def scenario(dataset: str = "nuscenes") -> dict:
             "ego": track("VEHICLE", "vehicle.car", state(straight(0, 0, 8.0), 0.0, (1.73, 4.08, 1.56))),
             "leader": track("VEHICLE", "vehicle.car", state(straight(25, 0, 8.0), 0.0, (4.5, 1.8, 1.5), seen)),
             "parked": track(
-                "VEHICLE", "vehicle.truck", state(straight(30, 5, 0) + rng.normal(0, 0.04, (FRAMES, 2)), 0.0, (7, 2.4, 3))
+                "VEHICLE", "vehicle.truck", state(trembling, 0.0, (7, 2.4, 3))
             ),
             "walker": track("PEDESTRIAN", "human.pedestrian.adult", state(straight(40, -7, 1.3), 0.0, (0.7, 0.7, 1.8))),
             "rider": track("CYCLIST", "vehicle.bicycle", state(straight(10, 6.0, 5.0), 0.0, (1.7, 0.6, 1.7))),
             "moped": track("CYCLIST", "vehicle.motorcycle", state(straight(5, 6.0, 5.0), 0.0, (2.0, 0.8, 1.5))),
-            "cone": track("TRAFFIC_CONE", "movable_object.trafficcone", state(straight(20, -4, 0), 0.0, (0.4, 0.4, 0.7))),
+            "cone": track("TRAFFIC_CONE", "cone", state(straight(20, -4, 0), 0.0, (0.4, 0.4, 0.7))),
             "shadow": track("VEHICLE", "vehicle.car", state(straight(1.2, 0, 8.0), 0.0, (4.1, 1.7, 1.5))),
             "never": track("VEHICLE", "vehicle.car", state(straight(9, 9, 0), 0.0, (4, 2, 1.5), np.zeros(FRAMES))),
         },
@@ -109,7 +109,10 @@ def write_argoverse2(folder: Path, *, tilt_deg: float = 3.0, area_half: float = 
     xy = CORNER + radius * np.stack([np.sin(yaw) - np.sin(0.3), np.cos(0.3) - np.cos(yaw)], 1)
     z = 60 + 8.0 * fine * np.sin(-pitch)
     rotation = Rotation.from_euler("ZYX", np.stack([yaw, np.full_like(yaw, pitch), np.zeros_like(yaw)], 1))
-    ego = {"timestamp_ns": start_ns + np.rint(fine * 1e9).astype(np.int64), **_pose_columns(rotation, np.column_stack([xy, z]))}
+    ego = {
+        "timestamp_ns": start_ns + np.rint(fine * 1e9).astype(np.int64),
+        **_pose_columns(rotation, np.column_stack([xy, z])),
+    }
     feather.write_feather(pa.table(ego), folder / "city_SE3_egovehicle.feather")
 
     rows: dict[str, list] = {}
@@ -125,8 +128,10 @@ def write_argoverse2(folder: Path, *, tilt_deg: float = 3.0, area_half: float = 
             quat = (relative * in_city).as_quat()
             at = relative.apply(np.array([*(CORNER + centre), z[i] + 0.8]) - np.array([*xy[i], z[i]]))
             row = {"timestamp_ns": start_ns + k * 100_000_000 + (137_000 if k % 3 else -210_000) * (k > 0),
-                   "track_uuid": uuid, "category": category, "length_m": size[0], "width_m": size[1], "height_m": size[2],
-                   "qw": quat[3], "qx": quat[0], "qy": quat[1], "qz": quat[2], "tx_m": at[0], "ty_m": at[1], "tz_m": at[2]}  # fmt: skip
+                   "track_uuid": uuid, "category": category, "length_m": size[0],
+                   "width_m": size[1], "height_m": size[2],
+                   "qw": quat[3], "qx": quat[0], "qy": quat[1], "qz": quat[2],
+                   "tx_m": at[0], "ty_m": at[1], "tz_m": at[2]}  # fmt: skip
             for name, value in row.items():
                 rows.setdefault(name, []).append(value)
     feather.write_feather(pa.table(rows), folder / "annotations.feather")
@@ -137,7 +142,15 @@ def write_argoverse2(folder: Path, *, tilt_deg: float = 3.0, area_half: float = 
 
 def _pose_columns(rotation: Rotation, xyz: np.ndarray) -> dict:
     q = rotation.as_quat()
-    return {"qw": q[:, 3], "qx": q[:, 0], "qy": q[:, 1], "qz": q[:, 2], "tx_m": xyz[:, 0], "ty_m": xyz[:, 1], "tz_m": xyz[:, 2]}
+    return {
+        "qw": q[:, 3],
+        "qx": q[:, 0],
+        "qy": q[:, 1],
+        "qz": q[:, 2],
+        "tx_m": xyz[:, 0],
+        "ty_m": xyz[:, 1],
+        "tz_m": xyz[:, 2],
+    }
 
 
 def along(s: float, d: float = 0.0) -> tuple[float, float]:
@@ -152,7 +165,13 @@ def _av2_objects() -> list:
         return True
 
     return [
-        ("car", "REGULAR_VEHICLE", (4.6, 1.9, 1.6), lambda t: (along(30 + 8 * t), 0.3 + 0.02 * (30 + 8 * t) / 8), always),
+        (
+            "car",
+            "REGULAR_VEHICLE",
+            (4.6, 1.9, 1.6),
+            lambda t: (along(30 + 8 * t), 0.3 + 0.02 * (30 + 8 * t) / 8),
+            always,
+        ),
         ("parked", "REGULAR_VEHICLE", (4.6, 1.9, 1.6), lambda t: (along(40, -5.5), 0.4), lambda k: k < 15 or k > 25),
         ("bus", "BUS", (11.0, 2.6, 3.2), lambda t: (along(90 - 6 * t, 5.2), 3.4), always),
         ("bike_rack", "BICYCLE", (1.7, 0.6, 1.0), lambda t: (along(20, -9.0), 1.0), always),
@@ -173,9 +192,10 @@ def _av2_map(area_half: float) -> dict:
         lo, hi = (points(line_s, left), points(line_s, right))
         if back:
             lo, hi = hi[::-1], lo[::-1]
-        return {"id": name, "is_intersection": False, "lane_type": "VEHICLE", "left_lane_boundary": lo, "right_lane_boundary": hi,
-                "left_lane_mark_type": "SOLID_YELLOW", "right_lane_mark_type": "NONE", "successors": [], "predecessors": [],
-                "left_neighbor_id": None, "right_neighbor_id": None, **rest}  # fmt: skip
+        return {"id": name, "is_intersection": False, "lane_type": "VEHICLE",
+                "left_lane_boundary": lo, "right_lane_boundary": hi,
+                "left_lane_mark_type": "SOLID_YELLOW", "right_lane_mark_type": "NONE", "successors": [],
+                "predecessors": [], "left_neighbor_id": None, "right_neighbor_id": None, **rest}  # fmt: skip
 
     first, second = s[:21], s[20:]
     lanes = [

@@ -1,4 +1,4 @@
-"""Dressing recordings: nothing of the log is lost, nothing the map does not say is made up, the recorded ego never hits."""
+"""Dressing recordings: nothing of the log is lost, nothing unsaid is made up, the recorded ego never hits."""
 
 import dataclasses
 
@@ -97,7 +97,9 @@ def test_brake_lights_follow_deceleration(tmp_path):
     x = np.where(t < 3, 8 * t, 24 + 8 * (t - 3) - 1.5 * (t - 3) ** 2)  # −3 m/s² from 3 s on
     x = np.where(t > 3 + 8 / 3, 24 + 64 / 6, x)
     content = scenario()
-    content["tracks"]["braking"] = track("VEHICLE", "vehicle.car", state(np.stack([x, x * 0 - 3], 1), 0.0, (4, 1.8, 1.5)))
+    content["tracks"]["braking"] = track(
+        "VEHICLE", "vehicle.car", state(np.stack([x, x * 0 - 3], 1), 0.0, (4, 1.8, 1.5))
+    )
     lights = by_id(dress_log(write_pickle(tmp_path / "s.pkl", content)), "braking").lights_T & BRAKE
     assert not lights[:22].any()
     assert lights[36:].all()  # while slowing and while held
@@ -202,12 +204,11 @@ def test_a_declared_area_gives_kerbs_and_judgement(tiny_av2):
     assert scene.map.drivable_known
     assert scene.map.lanes_complete
     assert len(scene.map.kerbs) == 2  # the two sides; the cuts across the road are where the map ends
-    for d, line in ((8.0, 0), (-8.0, 1)):
-        del line
+    for d in (8.0, -8.0):
         side = min(scene.map.kerbs, key=lambda k: shapely.LineString(k).distance(shapely.Point(along(30, d))))
         assert shapely.LineString(side).distance(shapely.Point(along(30, d))) < 0.2
-    middle = [shapely.LineString(k).distance(shapely.Point(along(130, 0.0))) for k in scene.map.kerbs]
-    assert min(middle) > 5.0
+    for end in (-40.0, 130.0):
+        assert min(shapely.LineString(k).distance(shapely.Point(along(end, 0.0))) for k in scene.map.kerbs) > 5.0
     raised = np.abs(scene.background.means_N3[:, 2] - 0.15) < 0.02
     assert raised.sum() > 50
 
@@ -258,7 +259,11 @@ def test_every_object_of_a_real_scenario_is_in_the_clip(name):
     scene = real_scene(name)
     wanted = {kind: {k for k, t in raw["tracks"].items() if t["type"] == kind and k != "ego"} for kind in
               ("VEHICLE", "CYCLIST", "PEDESTRIAN", "TRAFFIC_CONE", "TRAFFIC_BARRIER")}  # fmt: skip
-    classes = {"VEHICLE": VEHICLES, "CYCLIST": (AgentClass.CYCLIST, AgentClass.MOTORCYCLE), "PEDESTRIAN": (AgentClass.PEDESTRIAN,)}
+    classes = {
+        "VEHICLE": VEHICLES,
+        "CYCLIST": (AgentClass.CYCLIST, AgentClass.MOTORCYCLE),
+        "PEDESTRIAN": (AgentClass.PEDESTRIAN,),
+    }
     for kind, ids in wanted.items():
         found = {t.id.split("#")[0] for t in scene.tracks if t.agent_class in classes.get(kind, (AgentClass.STATIC,))}
         assert ids <= found
@@ -274,7 +279,11 @@ def test_every_object_of_the_real_av2_log_is_in_the_clip():
     scene = real_scene("av2")
     assert {t.id.split("#")[0] for t in scene.tracks} == set(boxes["track_uuid"].to_pylist())
     assert sum(len(t.t_T) for t in scene.tracks) == boxes.num_rows
-    people = {u for u, c in zip(boxes["track_uuid"].to_pylist(), boxes["category"].to_pylist(), strict=True) if c == "PEDESTRIAN"}
+    people = {
+        u
+        for u, c in zip(boxes["track_uuid"].to_pylist(), boxes["category"].to_pylist(), strict=True)
+        if c == "PEDESTRIAN"
+    }
     assert {t.id.split("#")[0] for t in scene.tracks if t.agent_class == AgentClass.PEDESTRIAN} == people
 
 
@@ -294,7 +303,9 @@ def test_the_swapped_size_taken_literally_collides():
     """The trap: 1.73 m long and 4.08 m wide, the recorded ego of scene 0061 hits something."""
     scene = real_scene("0061")
     literal = dataclasses.replace(scene.meta.ego_shape, length=1.73, width=4.08, rear_overhang=0.3)
-    rollout = drive(Expert(), dataclasses.replace(scene, meta=dataclasses.replace(scene.meta, ego_shape=literal)), policy_name="e")
+    rollout = drive(
+        Expert(), dataclasses.replace(scene, meta=dataclasses.replace(scene.meta, ego_shape=literal)), policy_name="e"
+    )
     assert len(rollout.contacts) > 0
 
 

@@ -97,7 +97,12 @@ def test_attribute_walks_and_other_codecs_are_refused(tmp_path):
 
 def test_truncated_corrupt_missing_and_foreign_pickles(tmp_path):
     data = pickle.dumps(scenario())
-    for name, content in {"cut": data[: len(data) // 2], "empty": b"", "noise": b"\x80\x04\xff\x00garbage", "text": b"hello"}.items():
+    for name, content in {
+        "cut": data[: len(data) // 2],
+        "empty": b"",
+        "noise": b"\x80\x04\xff\x00garbage",
+        "text": b"hello",
+    }.items():
         path = tmp_path / f"{name}.pkl"
         path.write_bytes(content)
         with pytest.raises(InputError, match=rf"{name}\.pkl.*corrupt"):
@@ -138,8 +143,8 @@ def test_classes_and_what_was_left_out(tmp_path):
     log = read_metadrive(write_pickle(tmp_path / "s.pkl", scenario()))
     classes = {t.id: t.agent_class for t in log.tracks}
     assert classes == {
-        "leader": AgentClass.CAR, "parked": AgentClass.TRUCK, "walker": AgentClass.PEDESTRIAN, "rider": AgentClass.CYCLIST,
-        "moped": AgentClass.MOTORCYCLE, "cone": AgentClass.STATIC,
+        "leader": AgentClass.CAR, "parked": AgentClass.TRUCK, "walker": AgentClass.PEDESTRIAN,
+        "rider": AgentClass.CYCLIST, "moped": AgentClass.MOTORCYCLE, "cone": AgentClass.STATIC,
     }  # fmt: skip
     assert {name for name, _ in log.dropped} == {"shadow", "never"}
     assert any("inside the ego's box in 61 of 61 frames" in why for _, why in log.dropped)
@@ -206,7 +211,9 @@ def _at(log, uuid):
 def test_boxes_of_a_tilted_ego_land_where_they_stand(av2):
     """The annotations were written from known city poses through a tilted, turning ego frame: they must come back."""
     parked, car = _at(av2, "parked"), _at(av2, "car")
-    np.testing.assert_allclose(parked.pose_F3[parked.valid_F, :2], np.tile(along(40, -5.5), (parked.valid_F.sum(), 1)), atol=5e-3)
+    np.testing.assert_allclose(
+        parked.pose_F3[parked.valid_F, :2], np.tile(along(40, -5.5), (parked.valid_F.sum(), 1)), atol=5e-3
+    )
     np.testing.assert_allclose(parked.pose_F3[parked.valid_F, 2], 0.4, atol=2e-3)
     for k in (0, 10, 60):
         np.testing.assert_allclose(car.pose_F3[k, :2], along(30 + 0.8 * k), atol=5e-3)
@@ -238,7 +245,11 @@ def test_map_of_argoverse2(av2):
 
 def test_bad_argoverse2_files_are_named(tmp_path):
     log = write_argoverse2(tmp_path / "log")
-    boxes, ego, maps = log / "annotations.feather", log / "city_SE3_egovehicle.feather", next((log / "map").glob("log_map*"))
+    boxes, ego, maps = (
+        log / "annotations.feather",
+        log / "city_SE3_egovehicle.feather",
+        next((log / "map").glob("log_map*")),
+    )
     good = {p: p.read_bytes() for p in (boxes, ego, maps)}
 
     def fails(path, content, match):

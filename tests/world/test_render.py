@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from senna2.frames import pose_to_matrix
+from senna2.frames import pose_to_matrix, poses_to_world
 from senna2.types import Array, Camera, EgoState, InputError, Rig
 from senna2.world.gaussians import SH_C0, GaussianCloud
-from senna2.world.render import CpuRenderer, Instance, PosedCamera, Sky, View, cpu, posed, to_u8
+from senna2.world.render import Instance, PosedCamera, Sky, View, cpu, posed, to_u8
 from senna2.world.render.base import unit_rays
+from senna2.world.render.cpu import CpuRenderer
 from senna2.world.render.reference import (
     ReferenceRenderer,
     cloud_tensors,
@@ -187,6 +188,25 @@ def test_equal_depths_are_ordered_by_instance_then_index() -> None:
         CpuRenderer().render([Instance(cloud)], [lens()], SKY)[0],
         ReferenceRenderer().render([Instance(cloud)], [lens()], SKY)[0],
     )
+
+
+def test_tiles_at_one_depth_keep_their_order_wherever_the_street_lies() -> None:
+    """A road of rows across the view: rounding of depths must not shuffle a row, near the map's origin or far off."""
+    rng = np.random.default_rng(0)
+    x, y = np.meshgrid(np.arange(0, 40, 0.4), np.arange(-8, 8, 0.4), indexing="ij")
+    means = np.stack([x, y, 0 * x], -1).reshape(-1, 3)
+    n = len(means)
+    flat, ahead = np.tile([0.3, 0.3, 0.01], (n, 1)), np.tile([1, 0, 0, 0], (n, 1))
+    road = GaussianCloud.from_rgb(means, flat, ahead, np.full(n, 0.97), rng.uniform(size=(n, 3)))
+    camera = Camera.looking(
+        "front", yaw_deg=0, fov_deg=80, width=84, height=28, horizon_row=10, position_in_ego=(0.4, 0, 1.5)
+    )
+    for east, turn in ((0.0, 0.5), (150.0, 0.5), (150.0, 2.0), (4096.0, 0.0)):
+        moved = placed(road, pose_to_matrix(np.array([east, 0.0, turn])))
+        ego = poses_to_world(np.array([[20, 0.3, math.pi]]), np.array([east, 0.0, turn]))[0]
+        cameras = posed(Rig((camera,)), EgoState(*ego.tolist(), 0))
+        seen = CpuRenderer().render([Instance(moved)], cameras, SKY)[0]
+        assert_alike(seen, ReferenceRenderer().render([Instance(moved)], cameras, SKY)[0])
 
 
 def test_same_bits_every_time_with_any_number_of_threads() -> None:

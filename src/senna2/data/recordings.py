@@ -89,8 +89,8 @@ def read_recording(path: Path | str) -> Recording:
 
 def course(t_T: Array, points_T2: Array) -> Array:
     """Heading (T,) of a point from its own track: the direction of its central difference over ±0.1 s, held
-    while it moves slower than 2 cm in 0.1 s. Rows may come at any rate: a fast one would else be all
-    jitter."""
+    while it moves slower than 2 cm in 0.1 s. At a high rate, row by row,
+    it would be jitter."""
     t, local = t_T - t_T[0], points_T2 - points_T2[0]
     before, after = np.maximum(t - PLAN_DT, 0), np.minimum(t + PLAN_DT, t[-1])
     move = np.stack([np.interp(after, t, local[:, k]) - np.interp(before, t, local[:, k]) for k in (0, 1)], 1)

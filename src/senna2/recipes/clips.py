@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from senna2.types import AgentClass, InputError
+from senna2.workers import run_jobs
 from senna2.world.clip import clip_info, load_clip, save_clip
 from senna2.world.town.families import FAMILIES, make_scene, split_scenes
 
 
-def make_clips(split: str, count: int, out: Path, families: Sequence[str] = (), *, workers: int = 1) -> list[Path]:
+def make_clips(split: str, count: int, out: Path, families: Sequence[str] = (), *, workers: int = 0) -> list[Path]:
     """`count` generated clips of a split, families in turn, as folders of `out`; those that exist are kept."""
     _known(families)
-    chosen = [s for s in split_scenes(split, count * (1 if not families else len(FAMILIES))) if not families or s[0] in families]
-    jobs = [(family, seed, split, out) for family, seed in chosen[:count]]
-    paths: list[Path | None] = [None] * len(jobs)
-    bar = tqdm(total=len(jobs), desc=f"clips {split}", unit="clip", mininterval=1.0)
-    if workers <= 1:
-        for i, job in enumerate(jobs):
-            paths[i] = _make_one(*job)
-            bar.update()
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            futures = {pool.submit(_make_one, *job): i for i, job in enumerate(jobs)}
-            for future in as_completed(futures):
-                paths[futures[future]] = future.result()
-                bar.update()
-    return [p for p in paths if p is not None]
+    wanted = set(families) or set(FAMILIES)
+    chosen = [s for s in split_scenes(split, count * len(FAMILIES)) if s[0] in wanted][:count]
+    jobs = [(family, seed, split, out) for family, seed in chosen]
+    return run_jobs(_make_one, jobs, workers=workers, label=f"clips {split}")
 
 
 def _make_one(family: str, seed: int, split: str, out: Path) -> Path:

@@ -76,7 +76,5 @@ def load_recipe(name: str) -> Recipe:
     except (ImportError, AttributeError) as error:
         raise InputError(f"--recipe {name}: {error}") from error
     if not isinstance(recipe, Recipe):
-        raise InputError(
-            f"--recipe {name}: returns {type(recipe).__name__}, not a senna2.recipes.config.Recipe"
-        )
+        raise InputError(f"--recipe {name}: returns {type(recipe).__name__}, not a senna2.recipes.config.Recipe")
     return recipe

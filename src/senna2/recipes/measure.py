@@ -104,9 +104,12 @@ def configured(spec: str, *, vlm_period_s: float | None = None, forced: Decision
     return policy
 
 
-def forced_rollouts(spec: str, name: str, clips: Sequence[Path], *, seed: int, workers: int) -> dict[str, list[Rollout]]:
+def forced_rollouts(
+    spec: str, name: str, clips: Sequence[Path], *, seed: int, workers: int
+) -> dict[str, list[Rollout]]:
     """Closed loop under each forced speed decision and under the VLM's own ("normal"): the paper's curves."""
-    modes: dict[str, Decision | None] = {"normal": None, **{s.name.lower(): Decision(s, Direction.UNKNOWN) for s in FORCED}}
+    modes: dict[str, Decision | None] = {"normal": None}
+    modes |= {s.name.lower(): Decision(s, Direction.UNKNOWN) for s in FORCED}
     return {
         mode: drive_many(functools.partial(configured, spec, forced=decision), list(clips), workers=workers, seed=seed,
                          policy_name=f"{name} {mode}", progress=True)
@@ -129,7 +132,9 @@ def resolve_scenes(scenes: str, out: Path, *, limit: int | None, workers: int) -
         split = scenes.split("/")[1]
         clips = make_clips(split, limit or DEFAULT_CLIPS, out.parent / "clips" / split, workers=workers)
     else:
-        raise InputError(f"--scenes {scenes}: neither a folder nor a split; splits are core/train, core/tune, core/val, core/test")
+        raise InputError(
+            f"--scenes {scenes}: neither a folder nor a split (core/train, core/tune, core/val, core/test)"
+        )
     if not clips:
         raise InputError(f"--scenes {scenes}: holds no clip (a clip folder has a clip.json)")
     return clips[:limit] if limit else clips

@@ -32,9 +32,10 @@ def paper() -> Recipe:
         stage1c=Stage1c(Optim(steps=10_000, batch=512, lr=5e-5, weight_decay=1e-4, clip=NO_CLIP),
                         perception_weight=0.0, draws=1, careful=1.0, own_share=1.0, expert_share=0.0),
         # Table A4: open-loop alignment, γ = 1
-        stage2=Stage2(Optim(steps=5_000, batch=384, lr=1e-5, clip=NO_CLIP), gamma=1.0, draws=1, careful=1.0, vlm_lr_scale=1.0),
+        stage2=Stage2(Optim(steps=5_000, batch=384, lr=1e-5, clip=NO_CLIP), gamma=1.0, draws=1, careful=1.0,
+                      vlm_lr_scale=1.0),
         # Table A5: closed-loop alignment, β = 1
-        stage3=Stage3(Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP), Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP),
-                      faithful=True),
+        stage3=Stage3(Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP),
+                      Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP), faithful=True),
         evaluation=Evaluation(open_samples=3_600_000, control_samples=3_600_000, forced_clips=256, vlm_period_s=0.5),
     )  # fmt: skip

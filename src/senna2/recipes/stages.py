@@ -1,4 +1,4 @@
-"""One stage of a recipe, from a checkpoint folder to a checkpoint folder: what `senna2 train` and the whole story share.
+"""One stage of a recipe, from checkpoint to checkpoint: what `senna2 train` and the whole story share.
 
 `out/policy` is the checkpoint, `out/training` the log and the state that `--resume` needs.
 """
@@ -101,13 +101,13 @@ def run_stage(
         _stage_3(policy, recipe, training, clips, tune_clips, workers, common)
     elif store is None:
         raise InputError(f"stage {stage}: needs samples (--data DIR)")
-    elif stage == "1a":
+    if store is not None and policy.basis is None:
+        policy.fit_basis(store.states)
+    if store is not None and stage == "1a":
         run_1a(policy, store, recipe.stage1a, training, **common)
         if ranks.is_main:
             write_json(training / "health.json", _health(policy, store, recipe.seed))
-    else:
-        if policy.basis is None:
-            policy.fit_basis(store.states)
+    elif store is not None:
         run = {"1b": run_1b, "1c": run_1c, "2": run_2}[stage]
         config = {"1b": recipe.stage1b, "1c": recipe.stage1c, "2": recipe.stage2}[stage]
         run(policy, store, config, training, **common)  # type: ignore[arg-type]
@@ -168,11 +168,13 @@ def _driving(rollouts: Sequence[Rollout]) -> dict[str, float]:
     progress = [r.progress_F[-1] / max(r.expert_E4[-1, 2], 1.0) for r in rollouts]
     parked = [float((r.ego_F6[:, 3] < 0.05).mean() > 0.5 and r.expert_E4[:, 1].mean() > 1.0) for r in rollouts]
     off_road = [float(r.off_road_F.any()) for r in rollouts if r.off_road_F is not None]
-    means = {"progress": np.mean(progress), "parked": np.mean(parked), "off_road": np.mean(off_road) if off_road else 0.0}
+    means = {"progress": np.mean(progress), "parked": np.mean(parked), "off_road": np.mean(off_road or [0.0])}
     return {k: round(float(v), 4) for k, v in means.items()}
 
 
-def demonstration_samples(recipe: Recipe, clips: Sequence[Path], out: Path, *, workers: int, training: bool) -> SampleStore:
+def demonstration_samples(
+    recipe: Recipe, clips: Sequence[Path], out: Path, *, workers: int, training: bool
+) -> SampleStore:
     """The samples of these clips; perturbed drives and branches only for training."""
     c = recipe.clips
     drives = Drives(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,14 @@ from senna2.provenance import write_json
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe
 from senna2.recipes.measure import Measured, collect_results, forced_rollouts, headline, measure, open_loop_samples
+from senna2.recipes.media import PAIR, family_videos, story_figures
 from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, with_adapter
 from senna2.report.page import write_report
-from senna2.report.story_media import story_media
 from senna2.train.stage1 import vlm_of
 from senna2.types import InputError, VehicleShape
+from senna2.workers import run_jobs
 
-PARTS = ("clips", "samples", "stages", "evaluation")
+PARTS = ("clips", "samples", "stages", "videos")
 COMPARED = (("senna2", "senna"), ("senna2", "senna2@2"), ("senna2@2", "senna2@1"), ("senna", "constant_velocity"))
 
 
@@ -72,17 +71,17 @@ def run_recipe(
             policy: forced_rollouts(
                 policies[policy], policy, clips["test"][: e.forced_clips], seed=recipe.seed, workers=workers
             )
-            for policy in ("senna", "senna2")
+            for policy in PAIR
         }
     results = collect_results(
         measured, recipe={"name": recipe.name, "note": recipe.note, "config": to_dict(recipe)}, seeds=[recipe.seed],
         pairs=COMPARED, timings_s=timings,
     )  # fmt: skip
     with _timed("report", timings):
-        media = story_media(measured, forced, clips["test"], samples, out / "videos")
+        videos, video_of = family_videos(measured, clips["test"], out / "videos", workers=workers)
         for row in results["clips"]:
-            row["video"] = media.video_of(row["policy"], row["clip"])
-        write_report(results, out, media=media)
+            row["video"] = video_of.get(row["clip"]) if row["policy"] in PAIR else None
+        write_report(results, out, media=[*story_figures(measured, forced, samples), *videos])
     results["timings_s"] = {k: round(v, 1) for k, v in {**results["timings_s"], **timings}.items()}
     write_results(out / "results.json", results)
     return {"report": str(out / "report.html"), "results": str(out / "results.json"), **headline(results)}
@@ -118,15 +117,8 @@ def _side_by_side(
         for i, job in enumerate(jobs):
             _one_stage(recipe, out, *job, resume, i)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(jobs), mp_context=context) as pool:
-        try:
-            for future in [pool.submit(_one_stage, recipe, out, *job, resume, i) for i, job in enumerate(jobs)]:
-                future.result()
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    calls = [(recipe, out, *job, resume, row) for row, job in enumerate(jobs)]
+    run_jobs(_one_stage, calls, workers=len(calls), label="stages")
 
 
 def _one_stage(

@@ -13,8 +13,9 @@ from senna2.geometry import box_of, corners
 from senna2.types import AgentClass, Array, Rollout
 from senna2.world.scene import Scene
 
-AHEAD_M, BEHIND_M = 48.0, 14.0
+AHEAD_M, BEHIND_M = 36.0, 10.0
 OVERSAMPLE = 2
+SMALLEST_M = 1.3  # a person of true size would be a dot
 
 GROUND, ROAD, MARK, CENTRE, KERB = "#e9ebe4", "#cfd4da", "#ffffff", "#f4c95d", "#6b7280"
 ROUTE, PLAN, EGO, HIT = "#8fc7b5", "#0f766e", "#1d4ed8", "#dc2626"
@@ -70,7 +71,8 @@ class BirdsEye:
                 continue
             colour = AGENTS.get(AgentClass(int(rollout.agent_classes_A[a])), VEHICLE)
             hit = rollout.agent_ids[a] in struck
-            pen.polygon(pixels(corners(box[:5])), fill=HIT if hit else colour, outline="white")
+            shown = np.concatenate([box[:3], np.maximum(box[3:5], SMALLEST_M)])
+            pen.polygon(pixels(corners(shown)), fill=HIT if hit else colour, outline="white")
         plan = rollout.plans_FT2[frame]
         if np.isfinite(plan).all():
             points = np.vstack([np.zeros((1, 2)), plan])

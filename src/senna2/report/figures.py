@@ -27,10 +27,10 @@ NAME = {
     None: "normal",
 }  # fmt: skip
 STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "senna2", "font.family": "sans-serif", "font.size": 9,
+    "svg.fonttype": "none", "svg.hashsalt": "senna2", "font.family": "sans-serif", "font.size": 8,
     "axes.edgecolor": "#94a3b8", "axes.labelcolor": "#334155", "xtick.color": "#475569", "ytick.color": "#475569",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e2e8f0",
-    "grid.linewidth": 0.6, "legend.frameon": False, "axes.titlesize": 10, "axes.titlecolor": "#1e293b",
+    "grid.linewidth": 0.6, "legend.frameon": False, "axes.titlesize": 9, "axes.titlecolor": "#1e293b",
 }  # fmt: skip
 RATIO_MAX = 2.2
 WIDTH = 8.6  # inches: the page's text width
@@ -120,7 +120,8 @@ def forced_drives_figure(drives: Mapping[Speed | None, Sequence[Rollout]], polic
     n = max((len(d) for d in drives.values()), default=0)
     return Figure(
         f"Closed-loop drives of {policy} under forced decisions",
-        f"Mean speed and mileage over {n} drives, the middle half of them shaded. “normal” follows the VLM's own decision.",
+        f"Mean speed and mileage over {n} drives, the middle half of them shaded. "
+        "“normal” follows the VLM's own decision.",
         _prefixed(svg, f"drive-{policy}-"),
     )
 

@@ -19,7 +19,7 @@ from senna2.evaluate.results import validate_results
 from senna2.report.media import Figure, Video
 from senna2.report.tables import clips_table, comparisons_table, families_table, headline, suite_table
 
-SECTIONS = {
+SUITE_WORDS = {
     "consistency": (
         "Consistency",
         "F1 between what the VLM decides and what the plan does (f_K), on open-loop samples. `avg` is the mean of the "
@@ -66,25 +66,25 @@ def render_page(results: Mapping[str, Any], media: Sequence[Figure | Video] = ()
     title = f"Senna-2 · {recipe.get('name', 'run')}"
     videos = [m for m in media if isinstance(m, Video)]
     figures = [m for m in media if isinstance(m, Figure)]
-    parts = [_head(results, title, bool(videos))]
-    parts += [_section("overview", "In brief", "", headline(results) + _figures(figures, "overview"))]
+    sections = {"overview": _section("overview", "In brief", "", headline(results) + _figures(figures, "overview"))}
     if videos:
-        parts.append(_videos(videos))
-    for suite, (name, lead) in SECTIONS.items():
-        table = suite_table(results, suite)
-        extra = _figures(figures, suite)
+        sections["videos"] = _videos(videos)
+    for suite, (name, lead) in SUITE_WORDS.items():
+        body = suite_table(results, suite)
         if suite == "closed_loop":
-            extra = families_table(results) + extra
-        if table or extra:
-            parts.append(_section(suite, name, lead, table + extra))
+            body += families_table(results)
+        body += _figures(figures, suite)
+        if body:
+            sections[suite] = _section(suite, name, lead, body)
     if results["comparisons"]:
         lead = "Paired over the same clips; a difference whose 95 % interval holds 0 is a tie."
-        parts.append(_section("comparisons", "Comparisons", lead, comparisons_table(results)))
+        sections["comparisons"] = _section("comparisons", "Comparisons", lead, comparisons_table(results))
     if results["clips"]:
-        table = f"<details><summary>{len(results['clips'])} drives</summary>{clips_table(results)}</details>"
-        parts.append(_section("clips", "Clip by clip", "", table))
-    parts.append(_definitions(results["definitions"]))
-    parts.append(_provenance(results))
+        body = f"<details><summary>{len(results['clips'])} drives</summary>{clips_table(results)}</details>"
+        sections["clips"] = _section("clips", "Clip by clip", "", body)
+    sections["definitions"] = _definitions(results["definitions"])
+    sections["provenance"] = _provenance(results)
+    parts = [_head(results, title, list(sections)), *sections.values()]
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
@@ -105,7 +105,7 @@ def _code(text: str) -> str:
     return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(pieces))
 
 
-def _head(results: Mapping[str, Any], title: str, videos: bool) -> str:
+def _head(results: Mapping[str, Any], title: str, anchors: Sequence[str]) -> str:
     recipe, clips = results["recipe"], results["clips"]
     note = recipe.get("note", "")
     banner = f'<div class="banner"><b>Note.</b> {escape(note)}</div>' if note else ""
@@ -121,19 +121,11 @@ def _head(results: Mapping[str, Any], title: str, videos: bool) -> str:
     grid = "".join(f"<div><span>{escape(k)}</span>{escape(v)}</div>" for k, v in facts.items())
     command = results["provenance"].get("command")
     line = f"<pre>{escape(str(command))}</pre>" if command else ""
-    anchors = [
-        "overview",
-        *(["videos"] if videos else []),
-        *SECTIONS,
-        "comparisons",
-        "clips",
-        "definitions",
-        "provenance",
-    ]
     links = "".join(f'<a href="#{a}">{a.replace("_", " ")}</a>' for a in anchors)
     return (
-        f'<header><h1>{escape(title)}</h1><p class="soft">A VLM that decides, a planner that drives, and how well the '
-        f"two agree: decisions, plans and closed-loop drives in 3D Gaussian Splatting clips.</p><nav>{links}</nav></header>"
+        f'<header><h1>{escape(title)}</h1><p class="soft">A VLM that decides, a planner that drives, and how well '
+        f"the two agree: decisions, plans and closed-loop drives in 3D Gaussian Splatting clips.</p>"
+        f"<nav>{links}</nav></header>"
         f'{banner}<section id="run"><h2>What was run</h2><div class="facts">{grid}</div>{line}</section>'
     )
 

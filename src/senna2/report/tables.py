@@ -9,7 +9,7 @@ from typing import Any
 from senna2.evaluate.metrics import BETTER, SUITES
 
 LABEL = {
-    "fde_m": "FDE, m", "ade_m": "ADE, m", "cr": "collision", "dcr": "dynamic collision, %", 
+    "fde_m": "FDE, m", "ade_m": "ADE, m", "cr": "collision", "dcr": "dynamic collision, %",
     "scr": "static collision, %",
     "af_cr": "at-fault collision", "safety_1": "Safety@1", "safety_2": "Safety@2", "safety_ahead_1": "Safety ahead@1",
     "safety_ahead_2": "Safety ahead@2", "f1_strict": "avg, UNKNOWN a miss", "floor_majority": "floor: majority class",
@@ -76,9 +76,9 @@ def _cell(value: Mapping[str, Any] | None, notes: _Notes, best: bool) -> str:
         return f'<td class="none">–{mark}</td>'
     seeds = [v for v in value["per_seed"] if v is not None]
     hint = f"n = {value['n']}"
-    if len(seeds) > 1:
-        hint += "; seeds: " + ", ".join(number(v) for v in seeds)
     inner = f"<b>{number(value['value'])}</b>{mark}<small>{_interval(value['ci95'])}</small>"
+    if len(seeds) > 1:
+        inner += f'<small class="seeds">{" · ".join(number(v) for v in seeds)}</small>'
     return f'<td{" class=best" if best else ""} title="{escape(hint)}">{inner}</td>'
 
 
@@ -117,7 +117,8 @@ def headline(results: Mapping[str, Any]) -> str:
     table = _grid(results, HEADLINE, list(results["policies"]), "brief")
     legend = (
         '<p class="caption">Value and 95 % interval; ↑ higher is better, ↓ lower is better; the best value in green (a '
-        "difference is a result only where the comparison below says so). Hover for n and for each seed.</p>"
+        "difference is a result only where the comparison below says so). "
+        "Below it each seed's own value; hover for n.</p>"
     )
     return table + legend if table else ""
 

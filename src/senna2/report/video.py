@@ -5,11 +5,12 @@ ships."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -36,6 +37,7 @@ FOV_DEG = 80.0
 QUALITY = 27  # x264's crf: about 20 kB a second at this size
 EXACT = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-movflags", "+faststart"]
 INK, PAPER = (24, 32, 44), (255, 255, 255)
+DARK, RED = (15, 23, 42, 190), (220, 38, 38, 235)
 
 
 def video_camera(scene: Scene) -> Camera:
@@ -66,8 +68,10 @@ def scaled_rig(scene: Scene, scale: float) -> Scene:
     return dataclasses.replace(scene, rig=Rig(tuple(scaled(c) for c in scene.rig.cameras)))
 
 
-def front_views(scene: Scene, rollout: Rollout, renderer: Renderer) -> Iterator[Array]:
-    """(VIEW_H, VIEW_W, 3) uint8 of each frame, from the poses that the rollout drove through.
+def front_views(
+    scene: Scene, rollout: Rollout, renderer: Renderer, frames: Sequence[int] | None = None
+) -> Iterator[Array]:
+    """(VIEW_H, VIEW_W, 3) uint8 of each frame (or of `frames`), from the poses that the rollout drove through.
 
     Agents stand where they were in the rollout: reactive traffic leaves its recording.
     """
@@ -78,7 +82,7 @@ def front_views(scene: Scene, rollout: Rollout, renderer: Renderer) -> Iterator[
         traffic.boxes_KA6[first:, i] = rollout.boxes_FA6[:, column[name]] if name in column else np.nan
     sensor = CameraSensor(scene, traffic, rollout.dt, renderer)
     camera = video_camera(scene)
-    for f in range(len(rollout)):
+    for f in range(len(rollout)) if frames is None else frames:
         x, y, yaw, v, a, steer = (float(value) for value in rollout.ego_F6[f])
         ego = EgoState(x, y, yaw, v, a, steer)
         posed = PosedCamera(camera, pose_to_matrix(rollout.ego_F6[f, :3]) @ camera.cam_to_ego_44)
@@ -91,23 +95,23 @@ class _Side:
     """One half of the picture, frame by frame; past its end the last frame stays."""
 
     label: str
-    rollout: Rollout
     frames: list[Array]
 
     def at(self, f: int) -> Array:
         return self.frames[min(f, len(self.frames) - 1)]
 
 
-def _side(scene: Scene, rollout: Rollout, renderer: Renderer, label: str) -> _Side:
+def _side(scene: Scene, rollout: Rollout, renderer: Renderer, label: str, every: int) -> _Side:
     above = BirdsEye(scene, ABOVE_W, VIEW_H)
+    shown = sorted({*range(0, len(rollout), every), len(rollout) - 1})  # the last one shows how it ended
     frames = []
-    for f, front in enumerate(front_views(scene, rollout, renderer)):
+    for f, front in zip(shown, front_views(scene, rollout, renderer, shown), strict=True):
         past = [c for c in rollout.contacts if c.t_s <= rollout.t_F[f] + 1e-6]
         recent = [c for c in past if rollout.t_F[f] - c.t_s <= HOLD_S]
         struck = tuple(c.agent_id for c in recent)
         picture = np.concatenate([_written_over(front, rollout, f, recent), above.draw(rollout, f, struck)], 1)
         frames.append(picture)
-    return _Side(label, rollout, frames)
+    return _Side(label, frames)
 
 
 def decision_words(rollout: Rollout, frame: int) -> str:
@@ -123,14 +127,14 @@ def _written_over(front: Array, rollout: Rollout, frame: int, contacts: Sequence
     pen = ImageDraw.Draw(image, "RGBA")
     words = decision_words(rollout, frame)
     if words:
-        _chip(pen, (6, 6), words, 12, (15, 23, 42, 190))
+        _chip(pen, (6, 6), words, 12, DARK)
     v, t = float(rollout.ego_F6[frame, 3]), float(rollout.t_F[frame] - rollout.t_F[0])
-    _chip(pen, (6, VIEW_H - 24), f"{v:4.1f} m/s", 12, (15, 23, 42, 190))
-    _chip(pen, (VIEW_W - 48, VIEW_H - 24), f"{t:4.1f} s", 12, (15, 23, 42, 190))
+    # At the top, since a browser lays its controls over the bottom.
+    _chip(pen, (6, 28), f"{v:.1f} m/s    {t:.1f} s", 12, DARK)
     if contacts:
         pen.rectangle((0, 0, VIEW_W - 1, VIEW_H - 1), outline=HIT, width=4)
         fault = "COLLISION" if any(c.at_fault for c in contacts) else "COLLISION, not at fault"
-        _chip(pen, (6, 28), fault, 13, (220, 38, 38, 235))
+        _chip(pen, (6, 52), fault, 13, RED)
     return np.asarray(image)
 
 
@@ -155,36 +159,41 @@ def _frames(left: _Side, right: _Side, dt: float) -> Iterator[Array]:
 
 
 def write_mp4(path: Path, frames: Iterable[Array], fps: float) -> None:
-    """H.264, yuv420p, playable anywhere; beside and renamed. Sides must be even. Raises `InputError`
-    otherwise."""
+    """(H, W, 3) uint8 frames → H.264, yuv420p, playable anywhere; beside and renamed.
+
+    Raises `InputError` for odd sides or no frame, `OSError` with ffmpeg's words if it fails (a full disk).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    writer: Any = None
+    stream = iter(frames)
+    first = next(stream, None)
+    if first is None:
+        raise InputError(f"video {path}: no frame to write")
+    height, width = first.shape[:2]
+    if height % 2 or width % 2:
+        raise InputError(f"video {path}: {width}×{height} px; H.264 needs even sides")
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(QUALITY), "-threads", "1", *EXACT, str(temporary)]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-an", *target]
     try:
-        for frame in frames:
-            height, width = frame.shape[:2]
-            if height % 2 or width % 2:
-                raise InputError(f"video {path}: {width}×{height} px; H.264 needs even sides")
-            if writer is None:
-                writer = imageio_ffmpeg.write_frames(
-                    str(temporary),
-                    (width, height),
-                    fps=fps,
-                    quality=None,
-                    codec="libx264",
-                    macro_block_size=2,
-                    output_params=["-crf", str(QUALITY), "-preset", "slow", "-threads", "1", *EXACT],
-                )
-                writer.send(None)
-            writer.send(np.ascontiguousarray(frame))
-        if writer is None:
-            raise InputError(f"video {path}: no frame to write")
-        writer.close()
-        writer = None
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
+            assert ffmpeg.stdin is not None
+            assert ffmpeg.stderr is not None
+            try:
+                for frame in itertools.chain([first], stream):
+                    ffmpeg.stdin.write(np.ascontiguousarray(frame).data)
+                ffmpeg.stdin.close()
+                words = ffmpeg.stderr.read().decode(errors="replace").strip()
+            except BrokenPipeError as error:
+                words = ffmpeg.stderr.read().decode(errors="replace").strip()
+                raise OSError(f"video {path}: ffmpeg stopped: {words}") from error
+            except BaseException:
+                ffmpeg.kill()
+                raise
+        if ffmpeg.returncode != 0:
+            raise OSError(f"video {path}: ffmpeg failed: {words}")
         os.replace(temporary, path)
     finally:
-        if writer is not None:
-            writer.close()
         temporary.unlink(missing_ok=True)
 
 
@@ -196,17 +205,24 @@ def family_video(
     *,
     renderer: Renderer | None = None,
     labels: tuple[str, str] | None = None,
+    every: int = 1,
 ) -> Video:
-    """Drive by drive side by side → `path` (mp4). `labels`: what stands over them, the policies' names by
-    default."""
-    draws: Renderer = renderer or CpuRenderer()
+    """Two drives of one clip side by side, in real time → `path` (mp4).
+
+    `labels`: what stands over them, the policies' names by default. `every`: show each n-th frame only; a frame
+    costs about 25 ms of one core a side. Raises `InputError` for drives of different clips or time steps.
+    """
+    draws = CpuRenderer() if renderer is None else renderer
+    if every < 1:
+        raise InputError(f"video {path}: every = {every}; must be at least 1")
     if left.clip != right.clip:
         raise InputError(f"video {path}: clips '{left.clip}' and '{right.clip}' differ; show one clip")
     if left.dt != right.dt:
         raise InputError(f"video {path}: time steps {left.dt} and {right.dt} s differ; show drives of one clock")
     names = labels or (left.policy, right.policy)
-    one, other = _side(scene, left, draws, names[0]), _side(scene, right, draws, names[1])
-    write_mp4(Path(path), _frames(one, other, left.dt), 1 / left.dt)
+    one, other = (_side(scene, r, draws, n, every) for r, n in zip((left, right), names, strict=True))
+    dt = left.dt * every
+    write_mp4(Path(path), _frames(one, other, dt), 1 / dt)
     words = "; ".join(f"{n}: {outcome_words(r)}" for n, r in zip(names, (left, right), strict=True))
     return Video(left.family, left.clip, Path(path), f"{names[0]} left, {names[1]} right", words)
 

@@ -38,9 +38,7 @@ def save_step(folder: Path, step: int, named: Named, optimiser: torch.optim.Opti
             shutil.rmtree(target)
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{target}: cannot be written ({error}); free disk space or choose another --out"
-        ) from error
+        raise InputError(f"{target}: cannot be written ({error}); free disk space or choose another --out") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in folder.glob("step-*"):
@@ -59,9 +57,7 @@ def load_step(folder: Path, named: Named, optimiser: torch.optim.Optimizer | Non
     newest = found[-1]
     meta = load_json(newest / "state.json")
     if meta["identity"] != identity:
-        raise InputError(
-            f"{newest}: was written by another configuration; drop --resume or choose another --out"
-        )
+        raise InputError(f"{newest}: was written by another configuration; drop --resume or choose another --out")
     try:
         tensors = load_file(newest / "state.safetensors")
     except (OSError, SafetensorError) as error:
@@ -70,9 +66,7 @@ def load_step(folder: Path, named: Named, optimiser: torch.optim.Optimizer | Non
         ) from error
     wanted = {f"weight/{n}" for n in named}
     if wanted - set(tensors):
-        raise InputError(
-            f"{newest}: lacks weights {sorted(wanted - set(tensors))[:3]}; it is of another model"
-        )
+        raise InputError(f"{newest}: lacks weights {sorted(wanted - set(tensors))[:3]}; it is of another model")
     with torch.no_grad():
         for n, p in named.items():
             p.copy_(tensors[f"weight/{n}"])

@@ -48,17 +48,11 @@ def select_frames(
     parts, safe, slow, decisions = [], [], [], []
     for r in rollouts:
         usable, m_s, m_e = flags(r, ttc_s, slow_share, behind_m)
-        chosen = [
-            i
-            for i in range(0, len(r), every)
-            if usable[i] and r.observations and r.observations[i] is not None
-        ]
+        chosen = [i for i in range(0, len(r), every) if usable[i] and r.observations and r.observations[i] is not None]
         if not chosen:
             continue
         observed = [o for i in chosen if (o := r.observations[i]) is not None]
-        parts.append(
-            dataclasses.replace(Samples.from_observations(observed), clips=(r.clip,), families=(r.family,))
-        )
+        parts.append(dataclasses.replace(Samples.from_observations(observed), clips=(r.clip,), families=(r.family,)))
         safe.append(m_s[chosen])
         slow.append(m_e[chosen])
         decisions.append(r.decision_F2[chosen])

@@ -223,7 +223,11 @@ def told_decision(
     # As when driving: a hidden state that argues for another decision than the one given is taken away.
     agrees = (speed == own_speed) & (direction == own_direction)
     where = own_speed_B.device
-    return torch.as_tensor(speed, device=where), torch.as_tensor(direction, device=where), torch.as_tensor(agrees, device=where)
+    return (
+        torch.as_tensor(speed, device=where),
+        torch.as_tensor(direction, device=where),
+        torch.as_tensor(agrees, device=where),
+    )
 
 
 def unguided(policy: DualSystem, n: int) -> torch.Tensor:
@@ -235,9 +239,7 @@ def unguided(policy: DualSystem, n: int) -> torch.Tensor:
 def vlm_of(policy: DualSystem) -> DrivingVLM:
     """The policy's VLM; `InputError` if this checkpoint has none."""
     if policy.vlm is None:
-        raise InputError(
-            "this checkpoint has no VLM: start from one of stage 1a (`senna2 train 1a`, then --from)"
-        )
+        raise InputError("this checkpoint has no VLM: start from one of stage 1a (`senna2 train 1a`, then --from)")
     return policy.vlm
 
 
@@ -268,9 +270,7 @@ def run_1b(
     **more: Any,
 ) -> Log:
     """Train the E2E policy by imitation; the plan basis must have been fitted on this store before."""
-    return train(
-        PlannerStage(policy, store, config, seed), config.optim, out, ranks=ranks, resume=resume, **more
-    )
+    return train(PlannerStage(policy, store, config, seed), config.optim, out, ranks=ranks, resume=resume, **more)
 
 
 def run_1c(
@@ -285,9 +285,7 @@ def run_1c(
     **more: Any,
 ) -> Log:
     """Join both: adapter and E2E policy train, the VLM is frozen."""
-    return train(
-        AdapterStage(policy, store, config, seed), config.optim, out, ranks=ranks, resume=resume, **more
-    )
+    return train(AdapterStage(policy, store, config, seed), config.optim, out, ranks=ranks, resume=resume, **more)
 
 
 def vlm_health(policy: DualSystem, store: Store, index: Array, seed: int) -> dict[str, float]:

@@ -38,9 +38,7 @@ class Stage2:
     vlm_lr_scale: float = 10.0
     lora_rank: int = 8
     lora_alpha: int = 16
-    least_consistent: float = (
-        0.02  # below this share at the end something is broken: the stage stops and says so
-    )
+    least_consistent: float = 0.02  # below this share at the end something is broken: the stage stops and says so
 
 
 class OpenLoopAlignment(SampleStage):
@@ -52,9 +50,7 @@ class OpenLoopAlignment(SampleStage):
 
     def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
         if len(data) == 0:
-            return None, dict.fromkeys(
-                ("consistent", "planning", "vlm", "decision_entropy", "skipped_right"), 0.0
-            )
+            return None, dict.fromkeys(("consistent", "planning", "vlm", "decision_entropy", "skipped_right"), 0.0)
         tensors = Batch.from_samples(data, self.device)
         vlm = vlm_of(self.policy)
         said = vlm.decide(data)
@@ -80,9 +76,7 @@ class OpenLoopAlignment(SampleStage):
         tensors = Batch.from_samples(part, self.device)
         tokens = self.policy.encode(tensors)
         pick = torch.as_tensor(rows, device=said.speed_B.device)
-        f_vlm = self.policy.condition(
-            said.hidden_BD[pick].detach(), said.speed_B[pick], said.direction_B[pick]
-        )
+        f_vlm = self.policy.condition(said.hidden_BD[pick].detach(), said.speed_B[pick], said.direction_B[pick])
         planning_b = self.policy.planning_loss(
             tokens, f_vlm, tensors, seed=self.seed, step=step, draws=self.config.draws
         )

@@ -122,9 +122,7 @@ class LowLevel(_FrameStage):
         self.anchor = anchor
         freeze_except(policy, FULLY_TRAINED)
         if config.lambda_anchor > 0 and len(self.unflagged) == 0:
-            raise TrainingError(
-                "stage 3: every frame is flagged, so nothing can hold the policy; train stage 1 longer"
-            )
+            raise TrainingError("stage 3: every frame is flagged, so nothing can hold the policy; train stage 1 longer")
 
     def draw(self, step: int, batch: int) -> Array:
         half = batch // 2 if self.config.lambda_anchor > 0 else batch
@@ -135,9 +133,7 @@ class LowLevel(_FrameStage):
         u = self.unflagged[draw_indices(len(self.unflagged), batch - half, step, self.seed + 1)]
         return np.stack([f, u], 1).reshape(-1) if len(f) == len(u) else np.concatenate([f, u])
 
-    def loss(
-        self, data: tuple[Array, Samples], step: int, batch: int
-    ) -> tuple[torch.Tensor | None, dict[str, float]]:
+    def loss(self, data: tuple[Array, Samples], step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
         index, samples = data
         names = ("safe", "slow", "anchor")
         if len(index) == 0:
@@ -154,11 +150,7 @@ class LowLevel(_FrameStage):
         if self.config.lambda_anchor > 0 and bool(free.any()):
             with torch.no_grad():
                 held_BT2 = self.plan(self.anchor, index, tensors, step)
-            anchor = (
-                self.config.lambda_anchor
-                * (free * ((tau_BT2 - held_BT2) ** 2).sum((1, 2))).sum()
-                / (batch - half)
-            )
+            anchor = self.config.lambda_anchor * (free * ((tau_BT2 - held_BT2) ** 2).sum((1, 2))).sum() / (batch - half)
             total = total + anchor
         return total, dict(zip(names, (float(v.detach()) for v in (safe, slow, anchor)), strict=True))
 
@@ -176,9 +168,7 @@ class HighLevel(_FrameStage):
     def draw(self, step: int, batch: int) -> Array:
         return self.flagged[draw_indices(len(self.flagged), batch, step, self.seed)]
 
-    def loss(
-        self, data: tuple[Array, Samples], step: int, batch: int
-    ) -> tuple[torch.Tensor | None, dict[str, float]]:
+    def loss(self, data: tuple[Array, Samples], step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
         index, samples = data
         if len(index) == 0:
             return None, {"high": 0.0, "disagree": 0.0}
@@ -216,9 +206,7 @@ def disagreement_nll(
 def _hidden(policy: DualSystem, samples: Samples, batch: int = 32) -> torch.Tensor | None:
     if policy.vlm is None:
         return None
-    parts = [
-        policy.vlm.prompt_hidden(samples.take(slice(i, i + batch))) for i in range(0, len(samples), batch)
-    ]
+    parts = [policy.vlm.prompt_hidden(samples.take(slice(i, i + batch))) for i in range(0, len(samples), batch)]
     return torch.cat(parts)
 
 

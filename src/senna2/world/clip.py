@@ -1,11 +1,11 @@
 """The clip folder: a `Scene` on disk in open formats (JSON, Parquet, 3DGS PLY), written whole or not at all.
 
-    clip.json          schema, name, split, family, seed, units, dt, weather, source, ego shape, drivable: known | unknown
-    background.ply     assets/<asset>.ply        splats
-    tracks.parquet     t, id, class, asset, x, y, z, yaw, length, width, height, v, lights, controller
-    signals.parquet    t, id, state
-    map.json  rig.json  route.json               numbers that do not exist are null
-    expert.parquet     t, x, y, z, yaw, v, direction, navigation
+clip.json          schema, name, split, family, seed, units, dt, weather, source, ego shape, drivable: known | unknown
+background.ply     assets/<asset>.ply        splats
+tracks.parquet     t, id, class, asset, x, y, z, yaw, length, width, height, v, lights, controller
+signals.parquet    t, id, state
+map.json  rig.json  route.json               numbers that do not exist are null
+expert.parquet     t, x, y, z, yaw, v, direction, navigation
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 import os
 import re
 import shutil
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,12 @@ from senna2.world.gaussians import GaussianCloud
 from senna2.world.ply import load_ply, save_ply
 from senna2.world.scene import SCHEMA, Expert, Lane, LaneMap, Scene, SceneMeta, Track
 
-UNITS = {"length": "m", "angle": "rad", "time": "s", "axes": "x forward, y left, z up; ego origin: rear axle on the ground"}
+UNITS = {
+    "length": "m",
+    "angle": "rad",
+    "time": "s",
+    "axes": "x forward, y left, z up; ego origin: rear axle on the ground",
+}
 MADE_AGAIN = "the file is damaged; make or copy the clip again"
 _ASSET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TRACK_FLOATS = ("t", "x", "y", "yaw", "length", "width", "height", "v")
@@ -63,7 +69,7 @@ def save_clip(scene: Scene, folder: Path) -> None:
 
 
 def load_clip(folder: Path) -> Scene:
-    """Read and validate a clip folder. Raises `InputError` naming the file and field for anything missing or damaged."""
+    """Read and validate a clip folder. Raises `InputError` naming file and field of anything missing or damaged."""
     folder = Path(folder)
     info = clip_info(folder)
     at = str(folder / "clip.json")
@@ -135,7 +141,7 @@ def _write(scene: Scene, folder: Path) -> None:
     _dump(folder / "route.json", {"points": scene.route_P2.tolist(), "speed_limit": _nulls(scene.speed_limit_P)})
     e = scene.expert
     columns = {
-        "t": e.t_E, "x": e.pose_E3[:, 0], "y": e.pose_E3[:, 1], "z": np.zeros(len(e.t_E)), "yaw": e.pose_E3[:, 2], "v": e.v_E,
+        "t": e.t_E, "x": e.pose_E3[:, 0], "y": e.pose_E3[:, 1], "z": 0 * e.t_E, "yaw": e.pose_E3[:, 2], "v": e.v_E,
         "direction": [Direction(int(d)).name for d in e.direction_E],
         "navigation": [Direction(int(d)).name for d in e.navigation_E],
     }  # fmt: skip
@@ -146,8 +152,11 @@ def _track_table(tracks: tuple[Track, ...]) -> pa.Table:
     """One row a track and instant; float64, so that poses return bit by bit."""
     counts = [len(t.t_T) for t in tracks]
 
-    def each(values: list) -> Array:
-        return np.repeat(np.array(values), counts)
+    def text(values: list[str]) -> pa.Array:
+        return pa.array([v for v, n in zip(values, counts, strict=True) for _ in range(n)], pa.string())
+
+    def number(values: list[float]) -> Array:
+        return np.repeat(np.array(values, np.float64), counts)
 
     def joined(parts: list[Array], dtype: type) -> Array:
         return np.concatenate([*parts, np.zeros(0)]).astype(dtype)
@@ -155,19 +164,19 @@ def _track_table(tracks: tuple[Track, ...]) -> pa.Table:
     return pa.table(
         {
             "t": joined([t.t_T for t in tracks], np.float64),
-            "id": pa.array(each([t.id for t in tracks]), pa.string()),
-            "class": pa.array(each([AgentClass(t.agent_class).name for t in tracks]), pa.string()),
-            "asset": pa.array(each([t.asset for t in tracks]), pa.string()),
+            "id": text([t.id for t in tracks]),
+            "class": text([AgentClass(t.agent_class).name for t in tracks]),
+            "asset": text([t.asset for t in tracks]),
             "x": joined([t.pose_T3[:, 0] for t in tracks], np.float64),
             "y": joined([t.pose_T3[:, 1] for t in tracks], np.float64),
             "z": np.zeros(sum(counts)),
             "yaw": joined([t.pose_T3[:, 2] for t in tracks], np.float64),
-            "length": each([float(t.length) for t in tracks]).astype(np.float64),
-            "width": each([float(t.width) for t in tracks]).astype(np.float64),
-            "height": each([float(t.height) for t in tracks]).astype(np.float64),
+            "length": number([t.length for t in tracks]),
+            "width": number([t.width for t in tracks]),
+            "height": number([t.height for t in tracks]),
             "v": joined([t.v_T for t in tracks], np.float64),
             "lights": joined([t.lights_T for t in tracks], np.int8),
-            "controller": pa.array(each([t.controller for t in tracks]), pa.string()),
+            "controller": text([t.controller for t in tracks]),
         }
     )
 
@@ -265,7 +274,9 @@ def _table(path: Path, columns: tuple[str, ...]) -> dict[str, Array]:
         values = column.to_numpy()
         if np.issubdtype(values.dtype, np.floating):
             bad = np.flatnonzero(~np.isfinite(values))
-            require(len(bad) == 0, str(path), f"column '{name}' holds NaN or infinity (row {bad[0] if len(bad) else 0})")
+            require(
+                len(bad) == 0, str(path), f"column '{name}' holds NaN or infinity (row {bad[0] if len(bad) else 0})"
+            )
         out[name] = values
     return out
 
@@ -277,7 +288,7 @@ def _floats(columns: dict[str, Array], names: tuple[str, ...], path: Path) -> di
     return {name: columns[name].astype(np.float64) for name in names}
 
 
-def _enum(values: Array, kind: type, path: Path, column: str) -> list:
+def _enum(values: Array, kind: type[IntEnum], path: Path, column: str) -> list[Any]:
     try:
         return [kind[v] for v in values]
     except KeyError as error:
@@ -334,7 +345,9 @@ def _read_map(path: Path, known: bool) -> LaneMap:
         require(isinstance(raw, dict), at, "must be an object")
         limit = raw.get("speed_limit")
         for side in ("left", "right"):
-            require(raw.get(side) is None or isinstance(raw[side], str), at, f"field '{side}' must be a lane id or null")
+            require(
+                raw.get(side) is None or isinstance(raw[side], str), at, f"field '{side}' must be a lane id or null"
+            )
         lanes.append(
             Lane(
                 id=_get(raw, "id", str, at),
@@ -351,7 +364,9 @@ def _read_map(path: Path, known: bool) -> LaneMap:
         name: tuple(_points(v, f"{path}: {name}[{i}]") for i, v in enumerate(_get(data, name, list, str(path))))
         for name in _MAP_LINES
     }
-    return LaneMap(tuple(lanes), **lines, drivable_known=known, lanes_complete=_get(data, "lanes_complete", bool, str(path)))
+    return LaneMap(
+        tuple(lanes), **lines, drivable_known=known, lanes_complete=_get(data, "lanes_complete", bool, str(path))
+    )
 
 
 def _read_rig(path: Path) -> Rig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from senna2.frames import along_polyline
+from senna2.frames import along_polyline, sample_polyline
 from senna2.geometry import box_of, corners
 from senna2.types import Array, Direction
 from senna2.world.importers.log import LoggedLane, RecordedLog
@@ -92,11 +92,21 @@ def _holds_ego(area: shapely.Geometry, log: RecordedLog) -> bool:
 
 
 def _kerbs(area: shapely.Geometry, lanes: tuple[Lane, ...], near: shapely.Geometry) -> tuple[Array, ...]:
-    """The area's boundary, without the cuts across the road where the recorded map ends."""
-    inside = shapely.union_all([shapely.make_valid(shapely.Polygon(lane.polygon_Q2)) for lane in lanes]).buffer(
-        -KERB_IN_LANE
-    )
-    return tuple(line_parts(area.boundary.intersection(near).difference(inside)))
+    """The area's boundary, without the cuts across the road where the recorded map ends: no lane runs over a kerb."""
+    rings = [shapely.make_valid(shapely.Polygon(lane.polygon_Q2)) for lane in lanes]
+    inside = shapely.union_all(rings).buffer(-KERB_IN_LANE)
+    ends = shapely.union_all([_prolonged(lane, ring) for lane, ring in zip(lanes, rings, strict=True)])
+    crossed = inside.union(ends).buffer(KERB_IN_LANE + 0.05).buffer(-KERB_IN_LANE - 0.05)  # no crumbs between two lanes
+    return tuple(line_parts(area.boundary.intersection(near).difference(crossed)))
+
+
+def _prolonged(lane: Lane, ring: shapely.Geometry) -> shapely.Geometry:
+    """The lane's strip, a little narrower, and longer by half a metre: it crosses a boundary flush with its end."""
+    length = max(float(along_polyline(lane.centre_P2)[-1]), 0.1)
+    half = max(ring.area / length / 2 - KERB_IN_LANE, 0.2)
+    line = sample_polyline(lane.centre_P2, np.array([-0.5, length + 0.5]))[0]
+    line = np.concatenate([line[:1], lane.centre_P2, line[1:]])
+    return shapely.LineString(line).buffer(half, cap_style="flat")
 
 
 def _covers(lanes: tuple[Lane, ...], area: shapely.Geometry, log: RecordedLog) -> bool:

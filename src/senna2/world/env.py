@@ -26,7 +26,7 @@ from senna2.types import (
 from senna2.world.birdview import bird_view
 from senna2.world.render.base import Renderer
 from senna2.world.scene import Scene
-from senna2.world.sim import SimConfig, SimState, Simulator
+from senna2.world.sim import DEFAULT_CONFIG, SimConfig, SimState, Simulator
 
 FAR = 1000.0  # bound of every length, angle and speed in an observation; spaces must be finite
 PLAN_REACH_M = 150.0
@@ -43,14 +43,14 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
     terminated: at-fault or static contact, off the road, or the route's end. truncated: the clip's end.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}  # type: ignore[misc]
 
     def __init__(
         self,
         scenes: Scene | Sequence[Scene],
         *,
         obs: str = "state",
-        config: SimConfig = SimConfig(),
+        config: SimConfig = DEFAULT_CONFIG,
         renderer: Renderer | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -97,7 +97,7 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
         info = self._info(state) | {"reward": parts, "arrived": arrived}
         return self._observe(), reward, terminated, truncated, info
 
-    def render(self) -> Array | None:  # type: ignore[override]
+    def render(self) -> Array | None:
         """Bird's-eye view, beside the cameras where observations are images."""
         if self.render_mode is None:
             return None

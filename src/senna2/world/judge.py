@@ -11,8 +11,17 @@ import shapely
 
 from senna2.frames import along_polyline
 from senna2.geometry import (
-    STAND_SPEED, ContactVerdict, DrivableArea, LaneAreas, Lines, box_of, corners, hits_segments, judge_contact,
-    overlap, ttc,
+    STAND_SPEED,
+    ContactVerdict,
+    DrivableArea,
+    LaneAreas,
+    Lines,
+    box_of,
+    corners,
+    hits_segments,
+    judge_contact,
+    overlap,
+    ttc,
 )  # fmt: skip
 from senna2.types import AgentClass, Array, Contact, EgoState, VehicleShape
 from senna2.world.scene import LaneMap, Scene
@@ -128,7 +137,9 @@ class MapJudge:
         middle = boxes_N5[len(boxes_N5) // 2, :2]
         spread = float(np.hypot(*(boxes_N5[:, :2] - middle).T).max())
         near = _near(self._kerbs.segments_S4, middle, reach + spread)
-        return hits_segments(boxes_N5, near).any(1) if len(near) else np.zeros(len(boxes_N5), bool)
+        if len(near) == 0:
+            return np.zeros(len(boxes_N5), bool)
+        return np.asarray(hits_segments(boxes_N5, near).any(1))
 
 
 def _near(segments_S4: Array, point_2: Array, radius: float) -> Array:
@@ -152,7 +163,9 @@ def drivable_boundary(lane_map: LaneMap) -> tuple[Array, ...]:
 def _lane_areas(lane_map: LaneMap) -> LaneAreas:
     number = {lane.id: i for i, lane in enumerate(lane_map.lanes)}
     joined = [(i, number[n]) for i, lane in enumerate(lane_map.lanes) for n in lane.successors if n in number]
-    return LaneAreas([lane.polygon_Q2 for lane in lane_map.lanes], joined, [lane.in_junction for lane in lane_map.lanes])
+    return LaneAreas(
+        [lane.polygon_Q2 for lane in lane_map.lanes], joined, [lane.in_junction for lane in lane_map.lanes]
+    )
 
 
 def overlapping(box_5: Array, boxes_A6: Array) -> Array:

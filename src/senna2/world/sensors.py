@@ -8,7 +8,15 @@ import numpy as np
 
 from senna2.frames import along_polyline, points_to_ego, pose_to_matrix, sample_polyline, wrap
 from senna2.types import (
-    LANE_POINTS, MAX_AGENTS, MAX_LANES, ROUTE_POINTS, ROUTE_SPACING, AgentClass, Array, EgoState, LaneKind,
+    LANE_POINTS,
+    MAX_AGENTS,
+    MAX_LANES,
+    ROUTE_POINTS,
+    ROUTE_SPACING,
+    AgentClass,
+    Array,
+    EgoState,
+    LaneKind,
     StateObservation,
 )  # fmt: skip
 from senna2.world.gaussians import GaussianCloud
@@ -28,7 +36,7 @@ LANE_RANGE_M = 60.0
 
 
 class CameraSensor:
-    """Renders the rig at (frame, ego). Frames of the past are rendered once and kept, keyed by camera, frame and pose."""
+    """Renders the rig at (frame, ego). Each frame is rendered once and kept, by camera, frame and pose."""
 
     def __init__(self, scene: Scene, traffic: ReplayTraffic, dt: float, renderer: Renderer | None) -> None:
         self._scene, self._traffic, self._dt, self._renderer = scene, traffic, dt, renderer
@@ -36,7 +44,7 @@ class CameraSensor:
         self._sky = Sky.day()
         self._kept: OrderedDict[tuple[object, ...], Array] = OrderedDict()
         oldest = max(age for camera in scene.rig.cameras for age in camera.history_s)
-        self.memory_frames = int(round(oldest / dt))
+        self.memory_frames = round(oldest / dt)
 
     def look(self, step: int, ego: EgoState, past: tuple[tuple[int, EgoState], ...]) -> dict[str, Array]:
         """Camera name → (K, H, W, 3) uint8, oldest first. Before the start the first frame is repeated."""
@@ -44,7 +52,7 @@ class CameraSensor:
         wanted: list[tuple[str, int, EgoState]] = []
         for camera in self._scene.rig.cameras:
             for age in camera.history_s:
-                frame = step - int(round(age / self._dt))
+                frame = step - round(age / self._dt)
                 at = next((s for s in reversed(seen) if s[0] <= frame), seen[0])
                 wanted.append((camera.name, *at))
         self._render_missing(wanted)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from senna2.geometry import box_of
 from senna2.types import (
-    Array, ClipMeta, Contact, Direction, EgoState, InputError, Observation, Trajectory, require,
+    Array,
+    ClipMeta,
+    Contact,
+    Direction,
+    EgoState,
+    InputError,
+    Observation,
+    Trajectory,
+    require,
 )  # fmt: skip
 from senna2.world.judge import MapJudge, Route, find_contacts, frame_ttc, overlapping, pose_of
 from senna2.world.render.base import Renderer
@@ -31,8 +39,8 @@ class SimConfig:
     substep_s: float = 0.02
     vehicle: str = "bicycle"
     traffic: str = "replay"
-    limits: VehicleLimits = VehicleLimits()
-    tracker: Tracker = Tracker()
+    limits: VehicleLimits = field(default_factory=VehicleLimits)
+    tracker: Tracker = field(default_factory=Tracker)
 
     @property
     def substeps(self) -> int:
@@ -44,6 +52,9 @@ class SimConfig:
         require(self.vehicle in VEHICLES, "SimConfig.vehicle", f"'{self.vehicle}' is unknown; there are {VEHICLES}")
         self.limits.validate()
         return self
+
+
+DEFAULT_CONFIG = SimConfig()
 
 
 @dataclass(frozen=True)
@@ -82,10 +93,10 @@ def ends_clip(contact: Contact) -> bool:
 class Simulator:
     """One clip, driven. Raises `InputError` for a clip or a configuration that cannot be driven."""
 
-    def __init__(self, scene: Scene, config: SimConfig = SimConfig(), renderer: Renderer | None = None) -> None:
+    def __init__(self, scene: Scene, config: SimConfig = DEFAULT_CONFIG, renderer: Renderer | None = None) -> None:
         self.scene, self.config = scene, config.validate()
         self.shape = scene.meta.ego_shape
-        self.last_step = int(math.floor(scene.duration_s / config.dt + 1e-6))
+        self.last_step = math.floor(scene.duration_s / config.dt + 1e-6)
         require(self.last_step >= 1, f"clip {scene.meta.name}: expert.t_E", f"lasts under one frame ({config.dt} s)")
         self.traffic = make_traffic(config.traffic, scene, config.dt, self.last_step + 1)
         self.judge = MapJudge(scene)
@@ -99,7 +110,7 @@ class Simulator:
 
         Raises `InputError` if `t_s` is off the grid or leaves no frame to drive.
         """
-        step = int(round(t_s / self.config.dt))
+        step = round(t_s / self.config.dt)
         require(abs(step * self.config.dt - t_s) < 1e-6, "reset: t_s", f"{t_s} s is no multiple of {self.config.dt} s")
         require(0 <= step < self.last_step, "reset: t_s", f"{t_s} s leaves nothing of {self.scene.duration_s:.1f} s")
         ego = (self._expert_state(t_s) if start is None else start).validate()
@@ -129,7 +140,11 @@ class Simulator:
             self.judge, self.traffic, state.step, state.t_s, config.dt, [state.ego, *states], self.shape, skipped_A
         )
         agents = frozenset(c.agent_id for c in new if c.agent_class >= 0)
-        past = (*state.past, (state.step, state.ego))[-self._cameras.memory_frames :] if self._cameras.memory_frames else ()
+        past = (
+            (*state.past, (state.step, state.ego))[-self._cameras.memory_frames :]
+            if self._cameras.memory_frames
+            else ()
+        )
         return self._frame(
             state.step + 1, states[-1], state.contacts + tuple(new), state.touched_ids | agents, state.ignored_ids,
             state.progress_m, past, met_agent=bool(agents),

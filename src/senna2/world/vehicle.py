@@ -203,7 +203,9 @@ def follow_exactly(
         u = k / substeps
         yaw_k = math.remainder(state.yaw + u * turn, 2 * math.pi)
         states.append(
-            EgoState(state.x + u * (x - state.x), state.y + u * (y - state.y), yaw_k, state.v + u * (v - state.v), a, steer)
+            EgoState(
+                state.x + u * (x - state.x), state.y + u * (y - state.y), yaw_k, state.v + u * (v - state.v), a, steer
+            )
         )
     states[-1] = EgoState(x, y, heading, v, a, steer)
     return states
@@ -217,11 +219,11 @@ def _resample_linear(plan: Trajectory, dt: float) -> Array:
 
 
 def shift_plan(plan: Trajectory, old: EgoState, new: EgoState, elapsed_s: float) -> Trajectory:
-    """What is left of a plan made at `old`, `elapsed_s` later, in the ego frame of `new` (replanning slower than driving).
+    """What is left of a plan made at `old`, `elapsed_s` later, in the ego frame of `new`.
 
-    Raises `InputError` when nothing is left of it.
+    For planning less often than driving. Raises `InputError` when nothing is left of it.
     """
-    gone = int(round(elapsed_s / plan.dt))
+    gone = round(elapsed_s / plan.dt)
     require(gone < len(plan.points_T2), "plan", f"is only {plan.dt * len(plan.points_T2):.1f} s long; plan more often")
     if gone == 0:
         return plan

@@ -67,7 +67,7 @@ class DiT(nn.Module):
         c_BC = self.motion(_motion(motion_B4)) + self._command(motion_B4[:, 0], navigation_B, speed_limit_B)
         if f_vlm_BC is not None:
             c_BC = c_BC + self.f_vlm(f_vlm_BC)
-        time = self.time(sines(t_BD[..., None].float(), 8, 4000.0))
+        time = self.time(sines(t_BD[..., None].to(x_BDK2.dtype), 8, 4000.0))
         c = nn.functional.silu(time + c_BC[:, None])
         x = self.embed(x_BDK2.unflatten(2, (-1, self.group)).flatten(-2)) + self.place_NC
         for block in self.blocks:

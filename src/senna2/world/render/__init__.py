@@ -1,6 +1,8 @@
-"""Renderers of gaussian clouds behind one protocol: `cpu` (numba, default), `reference` (float64 torch, the judge)."""
+"""Renderers of gaussian clouds behind one protocol (`base`): `cpu` (numba, default), `reference` (torch, the judge).
+
+Only the protocol is imported here: `render.cpu` costs numba, `render.reference` torch.
+"""
 
 from senna2.world.render.base import Instance, PosedCamera, Renderer, Sky, View, posed, to_u8
-from senna2.world.render.cpu import CpuRenderer
 
-__all__ = ["CpuRenderer", "Instance", "PosedCamera", "Renderer", "Sky", "View", "posed", "to_u8"]
+__all__ = ["Instance", "PosedCamera", "Renderer", "Sky", "View", "posed", "to_u8"]

@@ -4,9 +4,11 @@ The rules are gsplat's (its CUDA kernels are the field's common tongue), so that
 pixel centres at +0.5; the projected covariance gains `EPS_2D` on its diagonal; the slope at which the projection is
 linearised is clamped to `SLOPE_MARGIN` times the image's half width beyond its edges; alpha = min(0.99, o·e^-s),
 skipped under 1/255; a pixel stops BEFORE the splat that would bring its transmittance to 1e-4 or less; sorted once,
-by the depth of the centre, equal depths in the order given.
-Two rules are ours, for cameras on cars: the near plane belongs to the camera (about 1 m, not 1 cm), and a splat whose
-centre lies outside the widened image while its 3σ radius reaches the camera is dropped.
+by the depth of the centre.
+Three rules are [ours], for cameras on cars in streets made of tiles: the near plane belongs to the camera (about 1 m,
+not 1 cm); a splat whose centre lies outside the widened image while its 3σ radius reaches the camera is dropped; depths
+are sorted in steps of 1 mm, within a step in the order given. Rows of tiles across the road lie at one depth, and
+rounding noise alone would shuffle them anew in every frame and on every machine (49 dB instead of 100 between ours).
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ SLOPE_MARGIN = 0.3  # of the image's half width: beyond it the linearisation is 
 ALPHA_MAX = 0.99
 ALPHA_MIN = 1 / 255
 TRANSMITTANCE_MIN = 1e-4
+DEPTH_STEPS = 1024.0  # a metre
+DEPTH_PHASE = 0.37  # of a step, so that depths which are round numbers lie away from the edges of steps
 
 RGB = tuple[float, float, float]
 
@@ -79,7 +83,8 @@ class Renderer(Protocol):
     Raises `InputError` for clouds, poses or cameras that are not finite or do not fit together.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def render(self, instances: Sequence[Instance], cameras: Sequence[PosedCamera], sky: Sky) -> list[View]: ...
 

@@ -151,7 +151,7 @@ def _buffers(n: int) -> tuple[Array, Array]:
 
 def _misses_image(cloud: _Prepared, view_34: Array, camera: Camera, optics: _Optics) -> bool:
     """Whether the whole cloud certainly misses the image (the same bounds as the cells', project._visible_cells)."""
-    x, _, z = view_34[:, :3] @ cloud.centre_3 + view_34[:, 3]
+    x, _, z = view_34[:, :3] @ (cloud.centre_3 - view_34[:, 3])
     r = cloud.radius
     if z + r <= camera.near:
         return True
@@ -168,11 +168,12 @@ def _render_view(
     sky: Sky,
 ) -> View:
     splats, boxes = _buffers(sum(len(cloud.geometry_NG) for cloud, _ in scene))
-    rotation = cam_to_world_44[:3, :3].T
-    world_to_cam_34 = np.concatenate([rotation, -(rotation @ cam_to_world_44[:3, 3])[:, None]], 1)
+    world_to_cam_33, camera_in_world_3 = cam_to_world_44[:3, :3].T, cam_to_world_44[:3, 3]
     n = 0
     for cloud, pose in scene:
-        view = world_to_cam_34 if pose is None else world_to_cam_34 @ pose
+        turn = world_to_cam_33 if pose is None else world_to_cam_33 @ pose[:3, :3]
+        centre = camera_in_world_3 if pose is None else pose[:3, :3].T @ (camera_in_world_3 - pose[:3, 3])
+        view = np.concatenate([turn, centre[:, None]], 1)
         if _misses_image(cloud, view, camera, optics):
             continue
         n = project.project(

@@ -59,9 +59,10 @@ def _visible_cells(cells_C4, view, camera, slope, width, height, near):
     sy = math.sqrt(F(1) + F(2) * max(slope[2], slope[3]) ** 2)
     for i in range(cells_C4.shape[0]):
         a, b, c, r = cells_C4[i, 0], cells_C4[i, 1], cells_C4[i, 2], cells_C4[i, 3]
-        x = view[0, 0] * a + view[0, 1] * b + view[0, 2] * c + view[0, 3]
-        y = view[1, 0] * a + view[1, 1] * b + view[1, 2] * c + view[1, 3]
-        z = view[2, 0] * a + view[2, 1] * b + view[2, 2] * c + view[2, 3]
+        a, b, c = a - view[0, 3], b - view[1, 3], c - view[2, 3]
+        x = view[0, 0] * a + view[0, 1] * b + view[0, 2] * c
+        y = view[1, 0] * a + view[1, 1] * b + view[1, 2] * c
+        z = view[2, 0] * a + view[2, 1] * b + view[2, 2] * c
         far_x, far_y = r * sx, r * sy
         visible[i] = (
             z + r > near and x - z * right < far_x and -x - z * left < far_x
@@ -89,20 +90,15 @@ def project(
 ):
     """Append the visible gaussians of one cloud after the first `n` splats; returns the new number.
 
-    view (3, 4): cloud to camera. camera: fx fy cx cy. slope: limits left, right, up, down (positive).
+    view (3, 4): rotation from the cloud's to the camera's axes | camera centre in the cloud's axes.
+    camera: fx fy cx cy. slope: limits left, right, up, down (positive).
     rgb_N3 is used where sh_NK3 holds only degree 0.
     """
     visible = _visible_cells(cells_C4, view, camera, slope, width, height, near)
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
-    r00, r01, r02, t0 = view[0, 0], view[0, 1], view[0, 2], view[0, 3]
-    r10, r11, r12, t1 = view[1, 0], view[1, 1], view[1, 2], view[1, 3]
-    r20, r21, r22, t2 = view[2, 0], view[2, 1], view[2, 2], view[2, 3]
-    # camera centre in the cloud's axes: -Rᵀt
-    ox, oy, oz = (
-        -(r00 * t0 + r10 * t1 + r20 * t2),
-        -(r01 * t0 + r11 * t1 + r21 * t2),
-        -(r02 * t0 + r12 * t1 + r22 * t2),
-    )
+    r00, r01, r02, ox = view[0, 0], view[0, 1], view[0, 2], view[0, 3]
+    r10, r11, r12, oy = view[1, 0], view[1, 1], view[1, 2], view[1, 3]
+    r20, r21, r22, oz = view[2, 0], view[2, 1], view[2, 2], view[2, 3]
     stretch_x = fx * fx * (F(1) + max(slope[0], slope[1]) ** 2)
     stretch_y = fy * fy * (F(1) + max(slope[2], slope[3]) ** 2)
     w, h = F(width), F(height)
@@ -111,12 +107,14 @@ def project(
         if not visible[cell_N[i]]:
             continue
         g = geometry_NG[i]
-        z = r20 * g[0] + r21 * g[1] + r22 * g[2] + t2
+        # the offset first, then the rotation: far from the origin of the map the other way round loses digits
+        dx, dy, dz = g[0] - ox, g[1] - oy, g[2] - oz
+        z = r20 * dx + r21 * dy + r22 * dz
         if z < near or g[10] < F(0):
             continue
         iz = F(1) / z
-        ux = (r00 * g[0] + r01 * g[1] + r02 * g[2] + t0) * iz
-        uy = (r10 * g[0] + r11 * g[1] + r12 * g[2] + t1) * iz
+        ux = (r00 * dx + r01 * dy + r02 * dz) * iz
+        uy = (r10 * dx + r11 * dy + r12 * dz) * iz
         u, v = fx * ux + cx, fy * uy + cy
         variance = g[11] * iz * iz
         rx = math.sqrt((variance * stretch_x + _EPS_2D) * g[10])
@@ -159,7 +157,6 @@ def project(
         s[0], s[1], s[2], s[3], s[4] = u, v, cyy * inverse, -cxy * inverse, cxx * inverse
         s[5], s[6], s[10] = g[9], F(0.5) * g[10], z
         if harmonics:
-            dx, dy, dz = g[0] - ox, g[1] - oy, g[2] - oz
             norm = F(1) / math.sqrt(dx * dx + dy * dy + dz * dz)
             for channel in range(3):
                 colour = _sh_colour(sh_NK3[i], dx * norm, dy * norm, dz * norm, channel)

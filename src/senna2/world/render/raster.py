@@ -8,30 +8,31 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from senna2.world.render.base import ALPHA_MAX, TRANSMITTANCE_MIN
+from senna2.world.render.base import ALPHA_MAX, DEPTH_PHASE, DEPTH_STEPS, TRANSMITTANCE_MIN
 
 F = np.float32
 TILE = 16  # px; 8 and 32 measured equal or slower
 _ALPHA_MAX, _T_MIN = F(ALPHA_MAX), F(TRANSMITTANCE_MIN)
+_DEPTH_STEPS, _DEPTH_PHASE = F(DEPTH_STEPS), F(DEPTH_PHASE)
 
 
 @nb.njit(nogil=True, cache=True)
 def depth_order(depth_S):
-    """Stable order (S,) int32 of positive depths: radix sort on their bits, which rise with the value."""
+    """Stable order (S,) int32 of positive depths in their steps: radix sort by 11 bits, two passes up to 4 km."""
     n = depth_S.size
-    key, key_out = depth_S.copy().view(np.uint32), np.empty(n, np.uint32)
+    key, key_out = np.empty(n, np.uint32), np.empty(n, np.uint32)
     order, order_out = np.empty(n, np.int32), np.empty(n, np.int32)
-    for i in range(n):
-        order[i] = i
+    start = np.zeros((3, 2048), np.int64)
     mask = np.uint32(2047)
-    start = np.empty((3, 2048), np.int64)
-    start[:] = 0
+    largest = np.uint32(0)
     for i in range(n):
-        k = key[i]
+        k = np.uint32(min(depth_S[i] * _DEPTH_STEPS + _DEPTH_PHASE, F(4e9)))
+        key[i], order[i] = k, i
+        largest = max(largest, k)
         start[0, k & mask] += 1
         start[1, (k >> np.uint32(11)) & mask] += 1
         start[2, k >> np.uint32(22)] += 1
-    for p in range(3):
+    for p in range(2 if largest < np.uint32(1 << 22) else 3):
         total = 0
         for j in range(2048):
             count = start[p, j]

@@ -18,6 +18,8 @@ from senna2.world.gaussians import GaussianCloud
 from senna2.world.render.base import (
     ALPHA_MAX,
     ALPHA_MIN,
+    DEPTH_PHASE,
+    DEPTH_STEPS,
     EPS_2D,
     TRANSMITTANCE_MIN,
     Instance,
@@ -130,7 +132,8 @@ def render_gaussians(
     outside = (ux < -left) | (ux > right) | (uy < -up) | (uy > down)
     veil = outside & (3 * largest_sigma_N > means_in_cam_N3.norm(dim=-1))
     seen = torch.nonzero((z >= camera.near) & (opacities_N >= ALPHA_MIN) & ~veil).squeeze(-1)
-    seen = seen[torch.argsort(z[seen].detach(), stable=True)]
+    steps = torch.floor(z[seen].detach() * DEPTH_STEPS + DEPTH_PHASE)
+    seen = seen[torch.argsort(steps, stable=True)]
     z, ux, uy, opacity, colour = z[seen], ux[seen], uy[seen], opacities_N[seen], colours_N3[seen]
 
     u, v = camera.fx * ux + camera.cx, camera.fy * uy + camera.cy

@@ -29,7 +29,7 @@ _SIZES = {  # mean length, width, height and half range of a common factor
     AgentClass.STATIC: (0.45, 0.45, 0.8, 0.0),
 }
 _TRAFFIC = (AgentClass.CAR, AgentClass.VAN, AgentClass.TRUCK, AgentClass.BUS)
-Wish = Callable[[float], tuple[float, float]]  # time, s → (wished speed m/s, largest braking m/s²)
+Wish = Callable[[float], tuple[float, float]]  # time in s → (wished speed m/s, largest braking m/s²)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +98,17 @@ def draw_vehicle(rng: np.random.Generator, *, large: float = 1.0) -> tuple[Agent
 
 
 def drive(
-    street: Street, t_T: Array, s0: float, v0: float, d_T: Array | float, wish: Wish, *, sense: int = 1, accel: float = 1.4
+    street: Street,
+    t_T: Array,
+    s0: float,
+    v0: float,
+    d_T: Array | float,
+    wish: Wish,
+    *,
+    sense: int = 1,
+    accel: float = 1.4,
 ) -> Motion:
-    """A vehicle that keeps to a wished speed and slows for curves; brake lights follow what it does. sense −1: oncoming."""
+    """A vehicle at its wished speed, slower in curves; brake lights follow what it does. sense −1: oncoming."""
     dt = float(t_T[1] - t_T[0])
     d = np.broadcast_to(np.asarray(d_T, np.float64), t_T.shape)
     s, v, a = np.empty_like(t_T), v0, 0.0
@@ -121,6 +129,11 @@ def drive(
         at += sense * 0.5 * (v + v_new) * dt / max(1 - d[i] * float(street.line.kappa(at)), 0.3)
         v = v_new
     return Motion(t_T, s, d.copy(), lights)
+
+
+def steady(speed: float, brake: float = 2.0) -> Wish:
+    """The wish to go at one speed throughout."""
+    return lambda t: (speed, brake)
 
 
 def stand(t_T: Array, s: float, d: float) -> Motion:

@@ -51,7 +51,7 @@ class Others:
     @classmethod
     def along(cls, scene: Scene, line: ReferenceLine) -> Others:
         last = max([scene.duration_s, *(float(t.t_T[-1]) for t in scene.tracks)])
-        frames = int(round(last / scene.meta.dt)) + 1
+        frames = round(last / scene.meta.dt) + 1
         boxes = ReplayTraffic(scene.tracks, scene.meta.dt, frames).boxes_KA6
         shape = boxes.shape[:2]
         s, d, heading = (np.full(shape, np.nan) for _ in range(3))
@@ -118,7 +118,7 @@ class ExpertDriver:
         change = self._change or (0.0, 0.0, 0.0, 1.0)
         forced = math.nan if self.force is None else FORCED.get(self.force, math.nan)
         rolled = look_ahead(
-            (s, d, ego.v, ego.a, d_rate), change, t_s, PLAN_DT, PLAN_STEPS, int(round(t_s / self.scene.meta.dt)), forced,
+            (s, d, ego.v, ego.a, d_rate), change, t_s, PLAN_DT, PLAN_STEPS, round(t_s / self.scene.meta.dt), forced,
             float(self.line.s_P[0]), self._ds, self._limit_P, self.line.kappa_P, self._body,
             self.others.s_KA, self.others.d_KA, self.others.v_KA, self.others.hs_KA, self.others.hd_KA,
             self.others.follow_A, self._windows[change[1]],
@@ -157,7 +157,7 @@ class ExpertDriver:
     def _gap_is_free(self, s: float, v: float, t_s: float) -> bool:
         """Whether nobody on the goal lane comes too near within the next 4 s, at unchanged ego speed."""
         o = self.others
-        k0 = int(round(t_s / self.scene.meta.dt))
+        k0 = round(t_s / self.scene.meta.dt)
         k = np.arange(k0, min(k0 + int(4.0 / self.scene.meta.dt), len(o.s_KA)), 2)
         if len(k) == 0 or o.s_KA.shape[1] == 0:
             return True
@@ -202,7 +202,9 @@ def _lane_at(scene: Scene, point_2: Array, next_2: Array) -> Lane:
         along = lane.centre_P2[min(i + 1, len(lane.centre_P2) - 1)] - lane.centre_P2[max(i - 1, 0)]
         if gap[i] < distance and float(along @ (next_2 - point_2)) > 0:
             best, distance = lane, float(gap[i])
-    require(best is not None and distance < 3.0, f"clip {scene.meta.name}: route", "does not start on a lane of the map")
+    require(
+        best is not None and distance < 3.0, f"clip {scene.meta.name}: route", "does not start on a lane of the map"
+    )
     assert best is not None
     return best
 
@@ -210,5 +212,5 @@ def _lane_at(scene: Scene, point_2: Array, next_2: Array) -> Lane:
 def _dense(line_P2: Array, step: float = 0.5) -> Array:
     """A polyline resampled evenly (the compiled look-ahead indexes it by division)."""
     s = along_polyline(line_P2)
-    new = np.linspace(0.0, s[-1], max(2, int(round(s[-1] / step)) + 1))
+    new = np.linspace(0.0, s[-1], max(2, round(s[-1] / step) + 1))
     return CubicSpline(s, line_P2)(new)

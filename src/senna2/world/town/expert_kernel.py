@@ -40,12 +40,12 @@ def _free(v: float, v_wish: float) -> float:
 
 
 @nb.njit(cache=True)
-def _leaders(k, s, v, d, goal_d, front, half_width, s_KA, d_KA, v_KA, hs_KA, hd_KA, follow_A):  # type: ignore[no-untyped-def]
+def _leaders(k, s, v, d, goal_d, front, half_width, s_KA, d_KA, v_KA, hs_KA, hd_KA, follow_A):
     """Strongest braking for agents on the path now, or in 1.5 s."""
     worst = 1e9
     soon = min(k + ANTICIPATION, s_KA.shape[0] - 1)
     for j in range(s_KA.shape[1]):
-        if not follow_A[j] or not (s_KA[k, j] == s_KA[k, j]) or s_KA[k, j] < s + front - 2.0:
+        if not follow_A[j] or s_KA[k, j] != s_KA[k, j] or s_KA[k, j] < s + front - 2.0:
             continue
         now = abs(d_KA[k, j] - d) < hd_KA[k, j] + half_width + 0.25
         reach = hd_KA[soon, j] + half_width + 0.15  # NaN (gone by then) compares false
@@ -62,7 +62,7 @@ def _leaders(k, s, v, d, goal_d, front, half_width, s_KA, d_KA, v_KA, hs_KA, hd_
 
 
 @nb.njit(cache=True)
-def _crossings(k, dt, s, v, front, rear, window_W4):  # type: ignore[no-untyped-def]
+def _crossings(k, dt, s, v, front, rear, window_W4):
     """Braking for paths that cross ours: pass before, pass behind, or wait in front."""
     worst = 1e9
     for w in range(window_W4.shape[0]):
@@ -85,7 +85,7 @@ def _crossings(k, dt, s, v, front, rear, window_W4):  # type: ignore[no-untyped-
 
 
 @nb.njit(cache=True)
-def look_ahead(  # type: ignore[no-untyped-def]
+def look_ahead(
     state_5, change_4, t_s, dt, steps, k0, forced_a, line_s0, line_ds, limit_P, kappa_P, body_3,
     s_KA, d_KA, v_KA, hs_KA, hd_KA, follow_A, window_W4,
 ):  # fmt: skip

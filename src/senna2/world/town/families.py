@@ -18,7 +18,16 @@ from senna2.types import AgentClass, Array, Direction, EgoState, InputError, Rig
 from senna2.world.scene import INDICATOR_LEFT, INDICATOR_RIGHT, Expert, Scene, SceneMeta
 from senna2.world.sim import Simulator
 from senna2.world.town.actors import (
-    LOOKS, Actor, clash, cross, draw_vehicle, drive, size_of, slide, stand,
+    LOOKS,
+    Actor,
+    clash,
+    cross,
+    draw_vehicle,
+    drive,
+    size_of,
+    slide,
+    stand,
+    steady,
 )  # fmt: skip
 from senna2.world.town.expert import ExpertDriver
 from senna2.world.town.roads import KERB, LANE, LANE_OFFSETS, Street
@@ -64,7 +73,7 @@ class Draft:
     def nominal_s(self) -> Array:
         """Where the ego's rear axle would be over time on an empty road."""
         limit = self.street.speed_limit
-        return drive(self.street, self.t_T, 0.0, self.v0, self.d, lambda t: (limit, 2.0)).s_T
+        return drive(self.street, self.t_T, 0.0, self.v0, self.d, steady(limit)).s_T
 
 
 def _following_and_stop(c: Draft) -> None:
@@ -141,13 +150,15 @@ def _slow_leader(c: Draft) -> None:
     rng = c.rng
     c.lane, c.goal_lane, c.command_s = "right", "left", rng.uniform(2.0, 12.0)
     kind, look = draw_vehicle(rng, large=2.0)
-    speed, gap = rng.uniform(2.5, 4.5), rng.uniform(16.0, 30.0)
+    speed = rng.uniform(2.5, 4.5)
+    # Room to brake comfortably behind it: whether the other lane is free shows only later.
+    gap = 6.0 + c.v0 * rng.uniform(0.5, 1.2) + max(c.v0 - speed, 0.0) ** 2 / (2 * rng.uniform(1.6, 2.4))
     s0 = c.shape.front + gap + size_of(kind, look)[0] / 2
-    c.actors.append(Actor(kind, look, drive(c.street, c.t_T, s0, speed, c.d, lambda t: (speed, 2.0))))
+    c.actors.append(Actor(kind, look, drive(c.street, c.t_T, s0, speed, c.d, steady(speed))))
     if rng.random() < 0.6:
         kind, look = draw_vehicle(rng)
         pace = c.v0 * rng.uniform(1.0, 1.25)
-        motion = drive(c.street, c.t_T, rng.uniform(-24, -6), pace, LANE_OFFSETS["left"], lambda t: (pace, 2.0))
+        motion = drive(c.street, c.t_T, rng.uniform(-24, -6), pace, LANE_OFFSETS["left"], steady(pace))
         c.try_add(Actor(kind, look, motion))
 
 
@@ -214,7 +225,7 @@ def _draft_scene(family: str, seed: int, split: str, rng: np.random.Generator) -
     limit = float(rng.choice(LIMITS))
     kind = str(rng.choice(("straight", "curved", "right", "left"), p=recipe.kinds))
     street, look = Street.draw(rng, kind, limit), Look.draw(rng)
-    t_T = DT * np.arange(int(round((DURATION_S + BEYOND_S) / DT)) + 1)
+    t_T = DT * np.arange(round((DURATION_S + BEYOND_S) / DT) + 1)
     v0 = limit * rng.uniform(*recipe.speed)
     if is_bend(street):
         v0 = min(v0, 11.0)  # enough room to brake before the bend
@@ -222,7 +233,7 @@ def _draft_scene(family: str, seed: int, split: str, rng: np.random.Generator) -
     recipe.write(c)
     _background_traffic(c, others_ahead=family in ("empty_road", "following_and_stop"))
     route = _route(c)
-    frames = int(round(DURATION_S / DT)) + 1
+    frames = round(DURATION_S / DT) + 1
     start = street.line.world(0.0, c.d)
     straight = np.full(frames, Direction.STRAIGHT, np.int8)
     expert = Expert(DT * np.arange(frames), np.tile(start, (frames, 1)), np.full(frames, c.v0), straight, straight)
@@ -255,14 +266,14 @@ def _background_traffic(c: Draft, others_ahead: bool) -> None:
     for _ in range(int(rng.integers(0, 4))):
         kind, look = draw_vehicle(rng)
         pace, d = street.speed_limit * rng.uniform(0.75, 1.0), LANE * rng.choice([0.5, 1.5])
-        motion = drive(street, c.t_T, rng.uniform(25, 170), pace, d, lambda t, p=pace: (p, 2.0), sense=-1)
+        motion = drive(street, c.t_T, rng.uniform(25, 170), pace, d, steady(pace), sense=-1)
         if not _meets_in_bend(c, motion.s_T):
             c.try_add(Actor(kind, look, motion, facing=math.pi))
     if others_ahead and rng.random() < 0.45:
         kind, look = draw_vehicle(rng)
         other = LANE_OFFSETS["left" if c.lane == "right" else "right"]
         pace = street.speed_limit * rng.uniform(0.7, 1.0)
-        c.try_add(Actor(kind, look, drive(street, c.t_T, rng.uniform(-20, 35), pace, other, lambda t: (pace, 2.0))))
+        c.try_add(Actor(kind, look, drive(street, c.t_T, rng.uniform(-20, 35), pace, other, steady(pace))))
     if c.look.parking:
         for _ in range(int(rng.integers(2, 7))):
             side, s = rng.choice([-1, 1]), rng.uniform(-25, 110)
@@ -273,7 +284,7 @@ def _background_traffic(c: Draft, others_ahead: bool) -> None:
                 c.try_add(Actor(AgentClass.CAR, look, stand(c.t_T, s, side * (KERB + 1.2)), facing), margin=0.8)
     for _ in range(int(rng.integers(0, 3))):
         side, sense, pace = rng.choice([-1, 1]), int(rng.choice([-1, 1])), rng.uniform(0.9, 1.5)
-        motion = drive(street, c.t_T, rng.uniform(5, 90), pace, side * (FACADE - 0.8), lambda t, p=pace: (p, 1.0), sense=sense)
+        motion = drive(street, c.t_T, rng.uniform(5, 90), pace, side * (FACADE - 0.8), steady(pace), sense=sense)
         motion = dataclasses.replace(motion, lights_T=np.zeros_like(motion.lights_T))
         c.try_add(Actor(AgentClass.PEDESTRIAN, int(rng.integers(LOOKS)), motion), margin=0.4)
 
@@ -308,5 +319,7 @@ def _demonstrated(scene: Scene) -> Scene | None:
         state = simulator.step(state, plan)
         if state.contacts or state.off_road:
             return None
-    expert = Expert(scene.expert.t_E, np.array(pose), np.array(v), np.array(direction, np.int8), np.array(navigation, np.int8))
+    expert = Expert(
+        scene.expert.t_E, np.array(pose), np.array(v), np.array(direction, np.int8), np.array(navigation, np.int8)
+    )
     return dataclasses.replace(scene, expert=expert)

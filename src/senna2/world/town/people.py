@@ -12,19 +12,27 @@ from senna2.world.gaussians import GaussianCloud
 from senna2.world.town.surfaces import SurfaceBuilder
 from senna2.world.town.vehicles import AMBER, AMBER_OFF, HEAD, TAIL, TAIL_BRAKING, TYRE
 
+Point = tuple[float, float, float]
 SHIRTS = np.array(
-    [(0.90, 0.60, 0.10), (0.20, 0.30, 0.75), (0.80, 0.18, 0.18), (0.85, 0.85, 0.88), (0.20, 0.55, 0.30), (0.55, 0.20, 0.55)]
+    [
+        (0.90, 0.60, 0.10),
+        (0.20, 0.30, 0.75),
+        (0.80, 0.18, 0.18),
+        (0.85, 0.85, 0.88),
+        (0.20, 0.55, 0.30),
+        (0.55, 0.20, 0.55),
+    ]
 )
 TROUSERS = np.array([(0.12, 0.12, 0.20), (0.30, 0.26, 0.20), (0.16, 0.20, 0.34)])
 SKIN = np.array([(0.85, 0.65, 0.50), (0.55, 0.38, 0.26), (0.92, 0.74, 0.62)])
 
 
-def _limb(b: SurfaceBuilder, a: Array, c: Array, radius: float, colour: Array | tuple, n: int = 4) -> None:
+def _limb(b: SurfaceBuilder, a: Point, c: Point, radius: float, colour: Array | Point, n: int = 4) -> None:
     """A limb from a to c as a row of blobs (no rotated ellipsoids: rows of blobs bend where a limb bends)."""
-    a, c = np.asarray(a, float), np.asarray(c, float)
+    way = np.subtract(c, a)
     t = (np.arange(n) + 0.5)[:, None] / n
-    reach = max(radius, 0.45 * float(np.linalg.norm(c - a)) / n)
-    b.add(a + t * (c - a), (reach if abs(c[0] - a[0]) > radius else radius, radius, reach), colour)
+    reach = max(radius, 0.45 * float(np.linalg.norm(way)) / n)
+    b.add(a + t * way, (reach if abs(way[0]) > radius else radius, radius, reach), colour)
 
 
 def pedestrian(length: float, width: float, height: float, rng: np.random.Generator) -> dict[str, GaussianCloud]:
@@ -54,10 +62,18 @@ def _wheel_ring(b: SurfaceBuilder, x: float, radius: float, thickness: float) ->
     b.add(ring, (0.18 * radius, thickness, 0.18 * radius), TYRE, opacity=0.92)
 
 
-def _rider(b: SurfaceBuilder, l: float, h: float, shirt: Array, trousers: Array, helmet: Array, saddle_z: float) -> None:
+def _rider(
+    b: SurfaceBuilder, l: float, h: float, shirt: Array, trousers: Array, helmet: Array, saddle_z: float
+) -> None:
     b.add(((-0.06 * l, 0, saddle_z + 0.12 * h), (0.0, 0, saddle_z + 0.26 * h)), (0.12, 0.17, 0.085 * h), shirt)
     for side in (-1, 1):
-        _limb(b, (0.03 * l, 0.19 * side, saddle_z + 0.30 * h), (0.25 * l, 0.2 * side, saddle_z + 0.12 * h), 0.05, shirt * 0.9)
+        _limb(
+            b,
+            (0.03 * l, 0.19 * side, saddle_z + 0.30 * h),
+            (0.25 * l, 0.2 * side, saddle_z + 0.12 * h),
+            0.05,
+            shirt * 0.9,
+        )
     b.add((0.07 * l, 0, 0.91 * h), (0.10, 0.09, 0.06 * h), helmet)
 
 
@@ -72,7 +88,12 @@ def cyclist(length: float, width: float, height: float, rng: np.random.Generator
         b.add((0, 0, 0.05), (0.3 * l, 0.16, 0.01), (0.06, 0.06, 0.07), opacity=0.45)
         for x in (-0.5 * l + radius, 0.5 * l - radius):
             _wheel_ring(b, x, radius, 0.03)
-        rear, bottom, seat, bar = (-0.3 * l, 0, radius), (-0.05 * l, 0, radius), (-0.12 * l, 0, saddle), (0.23 * l, 0, saddle + 0.03)
+        rear, bottom, seat, bar = (
+            (-0.3 * l, 0, radius),
+            (-0.05 * l, 0, radius),
+            (-0.12 * l, 0, saddle),
+            (0.23 * l, 0, saddle + 0.03),
+        )
         for a, c in ((rear, bottom), (bottom, seat), (bottom, bar), (seat, bar), (bar, (0.3 * l, 0, radius))):
             _limb(b, a, c, 0.035, frame, n=5)
         for side in (-1, 1):
@@ -97,7 +118,9 @@ def motorcycle(length: float, width: float, height: float, rng: np.random.Genera
         for x in (-0.5 * l + radius, 0.5 * l - radius):
             _wheel_ring(b, x, radius, 0.07)
             b.add((x, 0, radius), (0.4 * radius, 0.05, 0.4 * radius), (0.35, 0.35, 0.36))
-        b.add(((0.0, 0, 0.30 * h), (0.12 * l, 0, 0.42 * h), (-0.15 * l, 0, 0.42 * h)), (0.14 * l, 0.14, 0.09 * h), paint)
+        b.add(
+            ((0.0, 0, 0.30 * h), (0.12 * l, 0, 0.42 * h), (-0.15 * l, 0, 0.42 * h)), (0.14 * l, 0.14, 0.09 * h), paint
+        )
         b.add(((0.24 * l, 0, 0.50 * h),), (0.07, 0.20, 0.07 * h), paint * 0.9)
         for side in (-1, 1):
             _limb(b, (-0.1 * l, 0.17 * side, saddle), (0.08 * l, 0.2 * side, 0.36 * h), 0.08, TROUSERS[0], n=3)
@@ -106,7 +129,11 @@ def motorcycle(length: float, width: float, height: float, rng: np.random.Genera
             for x in (-0.45, 0.42):
                 b.add((x * l, 0.22 * side, 0.48 * h), (0.06,) * 3 if on else (0.03,) * 3, AMBER if on else AMBER_OFF)
         braking = suffix == ".brake"
-        b.add((-0.47 * l, 0, 0.46 * h), (0.03, 0.15, 0.09) if braking else (0.03, 0.10, 0.06), TAIL_BRAKING if braking else TAIL)
+        b.add(
+            (-0.47 * l, 0, 0.46 * h),
+            (0.03, 0.15, 0.09) if braking else (0.03, 0.10, 0.06),
+            TAIL_BRAKING if braking else TAIL,
+        )
         b.add((0.40 * l, 0, 0.50 * h), (0.03, 0.10, 0.09), HEAD)
         _rider(b, l, h, shirt, TROUSERS[0], paint, saddle)
         out[suffix] = b.cloud()

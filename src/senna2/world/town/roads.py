@@ -56,7 +56,7 @@ class ReferenceLine:
         return cls(s, np.asarray(line_P2, np.float64), yaw, np.gradient(yaw, s))
 
     def world(self, s: Array | float, d: Array | float) -> Array:
-        """Poses (…, 3): x, y and the line's heading at arc lengths s and lateral offsets d; straight beyond the ends."""
+        """Poses (…, 3): x, y and the line's heading at arc lengths s and offsets d; straight beyond the ends."""
         s = np.asarray(s, np.float64)
         inside = np.clip(s, self.s_P[0], self.s_P[-1])
         yaw = np.interp(inside, self.s_P, self.yaw_P)
@@ -101,7 +101,9 @@ class Street:
             length = np.pi / 2 * BEND_RADIUS + ramp  # a trapezium whose area is a quarter turn
         up = np.clip((s - begin) / ramp, 0, 1)
         down = np.clip((begin + length - s) / ramp, 0, 1)
-        return cls(kind, ReferenceLine.from_curvature(s, np.minimum(up, down) / radius), speed_limit, (begin, begin + length))
+        return cls(
+            kind, ReferenceLine.from_curvature(s, np.minimum(up, down) / radius), speed_limit, (begin, begin + length)
+        )
 
     def map(self) -> LaneMap:
         """Lanes (outer lanes reach to the kerb, so every drivable metre is in one), dividers, kerbs, drivable area."""
@@ -110,8 +112,9 @@ class Street:
         def lane(name: str, other: str, d: float, low: float, high: float, side: str) -> Lane:
             sense = 1 if d < 0 else -1
             ring = np.concatenate([line.offset(low)[::2], line.offset(high)[::2][::-1]])
-            neighbours = {"left": other} if side == "right" else {"right": other}
-            return Lane(name, line.offset(d)[::2][::sense].copy(), ring, self.speed_limit, **neighbours)
+            left, right = (other, None) if side == "right" else (None, other)
+            centre = line.offset(d)[::2][::sense].copy()
+            return Lane(name, centre, ring, self.speed_limit, left=left, right=right)
 
         lanes = (
             lane("right", "left", -1.5 * LANE, -KERB, -2 * half, "right"),

@@ -1,4 +1,4 @@
-"""The look of a street: carriageway with its markings, kerbs, pavement, facades, trees and lamps as one gaussian cloud."""
+"""The look of a street: carriageway with its markings, kerbs, pavement, facades, trees and lamps as one cloud."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ PARKING = 2.3  # m, width of the parking bay where there is one
 MARK = 0.13  # m, half width of a marking: twice the real one, so that it survives at 168 × 56 [ours]
 WHITE, YELLOW = (0.93, 0.93, 0.92), (0.92, 0.74, 0.12)
 WALLS = np.array(
-    [(0.66, 0.47, 0.37), (0.76, 0.68, 0.57), (0.58, 0.60, 0.66), (0.70, 0.38, 0.30), (0.80, 0.74, 0.62), (0.50, 0.53, 0.50)]
+    [
+        (0.66, 0.47, 0.37),
+        (0.76, 0.68, 0.57),
+        (0.58, 0.60, 0.66),
+        (0.70, 0.38, 0.30),
+        (0.80, 0.74, 0.62),
+        (0.50, 0.53, 0.50),
+    ]
 )
 WINDOW, SHOP = np.array((0.17, 0.20, 0.25)), np.array((0.22, 0.25, 0.30))
 
@@ -64,12 +71,12 @@ def build_street(street: Street, look: Look, rng: np.random.Generator) -> Gaussi
 
 def _carriageway(b: SurfaceBuilder, street: Street, look: Look) -> None:
     """Columns as wide as the markings where there are any, coarser in between."""
-    half = []
-    for line in (0.0, LANE, 2 * LANE):
-        half += [line - MARK, line + MARK, line - MARK - 0.3, line + MARK + 0.3]
+    bounds: list[float] = []
+    for mark in (0.0, LANE, 2 * LANE):
+        bounds += [mark - MARK, mark + MARK, mark - MARK - 0.3, mark + MARK + 0.3]
     for low in (0.0, LANE):
-        half += list(np.linspace(low + MARK + 0.3, low + LANE - MARK - 0.3, 5))
-    half = np.unique(np.round([h for h in half if 0 < h < KERB - 0.05], 4))
+        bounds += list(np.linspace(low + MARK + 0.3, low + LANE - MARK - 0.3, 5))
+    half = np.unique(np.round([h for h in bounds if 0 < h < KERB - 0.05], 4))
     edges = np.concatenate([[-KERB], -half[::-1], half, [KERB]])
     grey = np.array((look.asphalt, look.asphalt, look.asphalt + 0.02))
 
@@ -100,10 +107,14 @@ def _sides(b: SurfaceBuilder, street: Street, look: Look) -> None:
 
         if look.parking:
             b.ribbon(line, edges(KERB, KERB + 0.3), 0.8, stone, z=0.02)
-            b.ribbon(line, edges(KERB + 0.3, KERB + 1.0, KERB + 1.7, inner), 0.9, (0.40, 0.38, 0.38), z=0.02, jitter=0.03)
+            b.ribbon(
+                line, edges(KERB + 0.3, KERB + 1.0, KERB + 1.7, inner), 0.9, (0.40, 0.38, 0.38), z=0.02, jitter=0.03
+            )
         b.wall(line, side * inner, (0.0, 0.15), 0.8, (0.52, 0.52, 0.50))
         b.ribbon(line, edges(inner, inner + 0.35), 0.8, stone, z=0.15)
-        b.ribbon(line, edges(*np.linspace(inner + 0.35, FACADE, 3 if look.parking else 5)), 0.9, paving, z=0.15, jitter=0.03)
+        b.ribbon(
+            line, edges(*np.linspace(inner + 0.35, FACADE, 3 if look.parking else 5)), 0.9, paving, z=0.15, jitter=0.03
+        )
         b.ribbon(line, edges(KERB, KERB + 2.1, FACADE), 1.8, (0.52, 0.49, 0.46), z=-0.15, overlap=0.62, jitter=0)
         b.ribbon(line, edges(*np.linspace(FACADE, 32, 6)), 4.0, (0.42, 0.44, 0.38), z=-0.3, overlap=0.62)
 
@@ -119,20 +130,33 @@ def _houses(b: SurfaceBuilder, street: Street, rng: np.random.Generator, side: i
         height, base = 3.2 + 3.0 * storeys, WALLS[rng.integers(len(WALLS))] * rng.uniform(0.88, 1.08)
         begin, shops, bay = s, rng.random() < 0.6, rng.uniform(3.6, 6.0)
 
-        def ground(u: Array, z: Array, begin: float = begin, base: Array = base, shops: bool = shops, bay: float = bay) -> Array:
+        def ground(
+            u: Array, z: Array, begin: float = begin, base: Array = base, shops: bool = shops, bay: float = bay
+        ) -> Array:
             glass = (z > 0.5) & (z < 2.5) & (np.mod(u - begin, bay) < (0.78 if shops else 0.28) * bay)
             sill = z >= 2.56
             return np.where(glass[:, None], SHOP, np.where(sill[:, None], base * 0.6, base * (1.0 if shops else 0.9)))
 
         def upper(u: Array, z: Array, begin: float = begin, base: Array = base, height: float = height) -> Array:
-            window = (np.mod(u - begin, 2.4) > 0.8) & (np.mod(u - begin, 2.4) < 1.6) & (np.abs(np.mod(z - 3.2, 3.0) - 1.5) < 0.76)
+            window = (
+                (np.mod(u - begin, 2.4) > 0.8)
+                & (np.mod(u - begin, 2.4) < 1.6)
+                & (np.abs(np.mod(z - 3.2, 3.0) - 1.5) < 0.76)
+            )
             cornice = z > height - 0.5
             return np.where(window[:, None], WINDOW, np.where(cornice[:, None], base * 0.72, base))
 
         span = (s, s + front)
         rows = np.concatenate([np.arange(3.2, height - 0.1, 0.75), [height]])
         sun = 1.0 if side > 0 else 0.82  # one side of the street lies in the shade
-        b.wall(line.xy_P2, side * FACADE, np.linspace(0.0, 3.2, 6), 0.6, lambda u, z, g=ground, k=sun: k * g(u, z), s_range=span)
+        b.wall(
+            line.xy_P2,
+            side * FACADE,
+            np.linspace(0.0, 3.2, 6),
+            0.6,
+            lambda u, z, g=ground, k=sun: k * g(u, z),
+            s_range=span,
+        )
         b.wall(line.xy_P2, side * FACADE, rows, 0.8, lambda u, z, g=upper, k=sun: k * g(u, z), s_range=span)
         b.wall(line.xy_P2, side * (FACADE + 0.5), np.linspace(0, height, round(height / 2) + 1), 2.0, base * 0.7 * sun,
                s_range=span, overlap=0.62)  # fmt: skip
@@ -158,7 +182,7 @@ def _trees(b: SurfaceBuilder, street: Street, look: Look, rng: np.random.Generat
         rgb = leaf * (0.78 + 0.35 * shell[:, 2:] / (0.28 * height)) + rng.normal(0, 0.03, (n, 1))
         crown = SurfaceBuilder(rng)
         sizes = rng.uniform(0.30, 0.52, n)[:, None] * (1, 1, 0.8)
-        crown.add(shell + (0, 0, 0.68 * height), sizes, rgb, opacity=0.82)
+        crown.add(shell + np.array((0, 0, 0.68 * height)), sizes, rgb, opacity=0.82)
         crown.add([(0, 0, z) for z in np.linspace(0.4, 0.45 * height, 4)], (0.13, 0.13, 0.4), (0.30, 0.22, 0.15))
         b.add_cloud(placed(crown.cloud(), street.line.world(s, side * d), 0.15))
         s += look.tree_spacing * rng.uniform(0.85, 1.2)
@@ -180,10 +204,10 @@ def _ends(b: SurfaceBuilder, street: Street) -> None:
         origin = np.array([right[0], right[1], 0.0])
         across = np.array([*(left - right)[:2], 0.0])
 
-        def colour(p: Array, origin: Array = origin) -> Array:
+        def colour(p: Array, origin: Array = origin, shade: float = 0.9 if begin else 1.0) -> Array:
             u = np.hypot(*(p - origin)[:, :2].T)
             window = (np.mod(u, 2.7) < 1.0) & (np.mod(p[:, 2], 3.0) > 1.2)
-            return np.where(window[:, None], WINDOW, WALLS[1] * (0.9 if begin else 1.0))
+            return np.where(window[:, None], WINDOW, WALLS[1] * shade)
 
         b.rectangle(origin, across, (0, 0, 10.0), 0.9, colour)
 

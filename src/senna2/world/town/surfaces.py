@@ -27,7 +27,7 @@ OPACITY = 0.97
 Colour = Sequence[float] | Array | Callable[..., Array]
 
 
-def quat_about_z(yaw: Array) -> Array:
+def quat_about_z(yaw: Array | float) -> Array:
     """(…) rad → (…, 4) unit quaternions (w, x, y, z)."""
     half = np.asarray(yaw, np.float64) / 2
     zero = np.zeros_like(half)
@@ -123,9 +123,7 @@ class SurfaceBuilder:
 
     def add_cloud(self, cloud: GaussianCloud) -> Self:
         """A whole cloud; of its colour only the view-independent part is kept."""
-        self._parts.append(
-            (cloud.means_N3, cloud.scales_N3, cloud.quats_N4, cloud.opacities_N, cloud.rgb_N3)
-        )
+        self._parts.append((cloud.means_N3, cloud.scales_N3, cloud.quats_N4, cloud.opacities_N, cloud.rgb_N3))
         return self
 
     def rectangle(

@@ -41,7 +41,9 @@ def with_lights(
         grow = 1.45 if braking else 1.0
         for side, name in ((1, ".left"), (-1, ".right")):
             y = side * (width / 2 - 0.24)
-            lamps.add((-length / 2 - 0.03, y, tail_z), (0.02, 0.14 * grow, 0.085 * grow), TAIL_BRAKING if braking else TAIL)
+            lamps.add(
+                (-length / 2 - 0.03, y, tail_z), (0.02, 0.14 * grow, 0.085 * grow), TAIL_BRAKING if braking else TAIL
+            )
             lamps.add((length / 2 + 0.03, y, head_z), (0.02, 0.15, 0.085), HEAD)
             on = suffix == name
             size = (0.05, 0.11, 0.10) if on else (0.02, 0.05, 0.04)
@@ -101,12 +103,22 @@ def van(length: float, width: float, height: float, rng: np.random.Generator) ->
     paint = PAINTS[1] if rng.random() < 0.5 else PAINTS[rng.integers(len(PAINTS))]
     cell, floor, belt, nose = 0.30, 0.12 * height, 0.52 * height, 0.18 * length
     shadow(b, length, width)
-    b.box((-nose / 2, 0, floor), (length - nose, width, height - floor), cell, _painted(paint, 0.2 * height), faces="rlRt")
-    b.box((length / 2 - nose / 2, 0, floor), (nose, width, belt - floor), cell, _painted(paint, 0.2 * height), faces="flRt")
-    b.rectangle((length / 2 - 0.25 * nose, -0.46 * width, belt), (0, 0.92 * width, 0), (-0.75 * nose, 0, 0.93 * height - belt),
-                cell, GLASS * 1.4)  # fmt: skip
+    b.box(
+        (-nose / 2, 0, floor), (length - nose, width, height - floor), cell, _painted(paint, 0.2 * height), faces="rlRt"
+    )
+    b.box(
+        (length / 2 - nose / 2, 0, floor),
+        (nose, width, belt - floor),
+        cell,
+        _painted(paint, 0.2 * height),
+        faces="flRt",
+    )
+    screen = (-0.75 * nose, 0, 0.93 * height - belt)
+    b.rectangle((length / 2 - 0.25 * nose, -0.46 * width, belt), (0, 0.92 * width, 0), screen, cell, GLASS * 1.4)
     for side in (-1, 1):  # cab windows; rear windows in the doors
-        b.rectangle((length / 2 - 2.0 * nose, side * (width / 2 + 0.03), belt), (nose, 0, 0), (0, 0, 0.35 * height), cell, GLASS)
+        b.rectangle(
+            (length / 2 - 2.0 * nose, side * (width / 2 + 0.03), belt), (nose, 0, 0), (0, 0, 0.35 * height), cell, GLASS
+        )
         b.rectangle((-length / 2 - 0.03, side * 0.25 * width - 0.18 * width, 0.58 * height), (0, 0.36 * width, 0),
                     (0, 0, 0.27 * height), cell * 0.8, GLASS * 1.1)  # fmt: skip
     _wheels(b, np.array([-0.31, 0.33]) * length, width, min(0.36, 0.17 * height))
@@ -121,14 +133,27 @@ def truck(length: float, width: float, height: float, rng: np.random.Generator) 
     cell, cab, floor = 0.38, min(2.2, 0.3 * length), 0.22 * height
     cab_height = 0.86 * height
     shadow(b, length, width)
-    b.box((length / 2 - cab / 2, 0, 0.12 * height), (cab, width, cab_height - 0.12 * height), cell, _painted(paint, 0.2 * height))
-    b.rectangle((length / 2 + 0.04, -0.44 * width, 0.50 * height), (0, 0.88 * width, 0), (0, 0, 0.28 * height), cell, GLASS * 1.4)
+    b.box(
+        (length / 2 - cab / 2, 0, 0.12 * height),
+        (cab, width, cab_height - 0.12 * height),
+        cell,
+        _painted(paint, 0.2 * height),
+    )
+    b.rectangle(
+        (length / 2 + 0.04, -0.44 * width, 0.50 * height),
+        (0, 0.88 * width, 0),
+        (0, 0, 0.28 * height),
+        cell,
+        GLASS * 1.4,
+    )
     for side in (-1, 1):
         b.rectangle((length / 2 - 0.6 * cab, side * (width / 2 + 0.04), 0.50 * height), (0.5 * cab, 0, 0),
                     (0, 0, 0.26 * height), cell, GLASS)  # fmt: skip
     body = length - cab - 0.35
     b.box((-length / 2 + body / 2, 0, floor + 0.12), (body, width, height - floor - 0.12), cell, load)
-    b.box((-cab / 2, 0, 0.14 * height), (length - cab, 0.8 * width, floor - 0.10 * height), cell, TRIM * 1.6, faces="rlR")
+    b.box(
+        (-cab / 2, 0, 0.14 * height), (length - cab, 0.8 * width, floor - 0.10 * height), cell, TRIM * 1.6, faces="rlR"
+    )
     _wheels(b, np.array([-0.38, -0.25, 0.36]) * length, width, 0.48)
     return with_lights(b, length, width, 0.19 * height, 0.19 * height)
 
