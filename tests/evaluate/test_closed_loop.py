@@ -5,10 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from senna2.drivers import Expert
 from senna2.evaluate.closed_loop import clip_row, closed_loop, from_behind, judge, longest_run
 from senna2.evaluate.metrics import CLOSED_LOOP
 from senna2.evaluate.stats import clopper_pearson
+from senna2.rollouts import drive as drive_policy
 from senna2.types import Contact, InputError, Rollout
+from senna2.world.scene import Scene
 
 
 def drive(frames=100, **changes) -> Rollout:
@@ -224,6 +227,42 @@ def test_moving_turning_or_shifting_time_changes_nothing():
         )
 
     assert values(closed_loop([shifted(r) for r in base])) == pytest.approx(values(closed_loop(base)))
+
+
+def test_mirroring_the_world_changes_nothing():
+    """y and yaw negated, left and right decisions swapped: the same outcome, and the same consistency."""
+    rng = np.random.default_rng(2)
+    radius, yaw = 20.0, 0.4 * 0.1 * np.arange(1, 31)
+    arc = np.stack([radius * np.sin(yaw), radius * (1 - np.cos(yaw))], 1)
+    base = []
+    for i in range(4):
+        r = _random_rollout(rng, f"c{i}", 0)
+        decision = np.stack([rng.choice([0, 2], 100), rng.choice([0, 1, 3], 100)], 1).astype(np.int8)
+        plans = r.plans_FT2.copy()
+        plans[::2] = arc
+        base.append(dataclasses.replace(r, plans_FT2=plans, vlm_decision_F2=decision))
+
+    def mirrored(r: Rollout) -> Rollout:
+        flip6 = np.array([1, -1, -1, 1, 1, 1.0])
+        swap = np.array([0, 2, 1, 4, 3])
+        said = np.stack([r.vlm_decision_F2[:, 0], swap[r.vlm_decision_F2[:, 1]]], 1)
+        return dataclasses.replace(
+            r,
+            ego_F6=r.ego_F6 * flip6,
+            boxes_FA6=r.boxes_FA6 * flip6,
+            plans_FT2=r.plans_FT2 * flip6[:2],
+            vlm_decision_F2=said,
+        )
+
+    got = values(closed_loop(base))
+    assert values(closed_loop([mirrored(r) for r in base])) == pytest.approx(got)
+    assert 0 < got["consistency_avg"] < 1
+
+
+def test_the_expert_replayed_by_the_simulator_passes():
+    got = values(closed_loop([drive_policy(Expert(), Scene.fake(), policy_name="expert")]))
+    assert (got["cr"], got["af_cr"], got["finished"], got["parked"]) == (0, 0, 1, 0)
+    assert got["progress_ratio"] == pytest.approx(1.0, abs=0.01)
 
 
 def test_bad_input():

@@ -41,7 +41,9 @@ def test_missing_hidden_and_unknown_categories_are_learned_nulls():
 def test_hidden_states_of_any_scale():
     adapter = DecisionAdapter(16, 8, "vlm")
     hidden = torch.randn(2, 16)
-    torch.testing.assert_close(adapter(hidden, SPEED[:2], DIRECTION[:2]), adapter(hidden * 300, SPEED[:2], DIRECTION[:2]), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        adapter(hidden, SPEED[:2], DIRECTION[:2]), adapter(hidden * 300, SPEED[:2], DIRECTION[:2]), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_bad_arguments():

@@ -51,7 +51,9 @@ def test_tokens_know_their_camera_by_its_rays():
 
 def test_a_token_is_centred_where_its_ray_says():
     """Gradient of a token with respect to the pixels is symmetric about column 8j: the receptive field's centre."""
-    camera = Camera.looking("front", yaw_deg=0, fov_deg=80, width=168, height=56, horizon_row=20, position_in_ego=(1.7, 0, 1.5))
+    camera = Camera.looking(
+        "front", yaw_deg=0, fov_deg=80, width=168, height=56, horizon_row=20, position_in_ego=(1.7, 0, 1.5)
+    )
     encoder = _encoder(Rig((camera,)))
     for m in encoder.net.modules():
         if isinstance(m, torch.nn.Conv2d):

@@ -58,7 +58,11 @@ def test_starting_lower_is_a_shorter_schedule_of_diffusers(prediction):
 def test_q_sample_and_targets_agree_with_diffusers():
     ours, theirs = Schedule(), _theirs("cosine", "v")
     g = torch.Generator().manual_seed(3)
-    x0, noise, t = torch.randn(5, 6, 2, generator=g), torch.randn(5, 6, 2, generator=g), torch.tensor([0, 1, 300, 700, 999])
+    x0, noise, t = (
+        torch.randn(5, 6, 2, generator=g),
+        torch.randn(5, 6, 2, generator=g),
+        torch.tensor([0, 1, 300, 700, 999]),
+    )
     torch.testing.assert_close(ours.q_sample(x0, noise, t), theirs.add_noise(x0, noise, t))
     torch.testing.assert_close(ours.target(x0, noise, t, "v"), theirs.get_velocity(x0, noise, t))
 

@@ -50,7 +50,9 @@ def test_matching_is_the_cheapest_assignment():
     sample, query, truth = _match(real, lambda b, rows: costs[b][:, rows])
     for b in (0, 2):
         rows = real[b].nonzero()[:, 0].tolist()
-        best = min(sum(costs[b, q, a].item() for q, a in zip(p, rows, strict=True)) for p in permutations(range(5), len(rows)))
+        best = min(
+            sum(costs[b, q, a].item() for q, a in zip(p, rows, strict=True)) for p in permutations(range(5), len(rows))
+        )
         mine = sample == b
         assert sorted(truth[mine].tolist()) == rows
         assert costs[b, query[mine], truth[mine]].sum().item() == pytest.approx(best, abs=1e-6)

@@ -63,6 +63,11 @@ def _shake(policy: DualSystem) -> DualSystem:
     return policy
 
 
+def _double(batch: Batch) -> Batch:
+    names = ("motion_B4", "speed_limit_B", "boxes_BA6", "lanes_BLP2", "route_BR2", "future_BT2")
+    return dataclasses.replace(batch, **{n: getattr(batch, n).double() for n in names})
+
+
 def _fit(policy: DualSystem, samples: Samples, steps: int, lr: float = 3e-3) -> tuple[float, float]:
     batch = Batch.from_samples(samples)
     optimiser = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr)
@@ -135,9 +140,8 @@ def test_loss_is_per_sample_and_keyed_by_index():
 
 
 def test_two_ranks_give_the_gradient_of_one():
-    samples = Samples.fake(6)
-    batch = Batch.from_samples(samples)
-    policy = _shake(_policy())
+    batch = _double(Batch.from_samples(Samples.fake(6)))
+    policy = _shake(_policy()).double()
 
     def grads(rows: list[list[int]]) -> torch.Tensor:
         policy.zero_grad()
@@ -149,7 +153,7 @@ def test_two_ranks_give_the_gradient_of_one():
         return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
     one, two = grads([[0, 1, 2, 3, 4, 5]]), grads([[5, 0, 3], [1, 4, 2]])
-    assert (one - two).norm() < 1e-4 * one.norm()
+    assert (one - two).norm() < 1e-9 * one.norm()
 
 
 def test_samples_without_a_future_are_masked():
@@ -172,7 +176,9 @@ def test_training_takes_conditions_away_by_index():
     null = policy.condition(None, -one[:1], -one[:1])[0]
 
     def gone(drop: float, at: torch.Tensor = index, step: int = 0) -> torch.Tensor:
-        f_vlm = policy.condition_for_training(None, one[: len(at)], one[: len(at)], at, seed=0, step=step, drop_decision=drop)
+        f_vlm = policy.condition_for_training(
+            None, one[: len(at)], one[: len(at)], at, seed=0, step=step, drop_decision=drop
+        )
         return torch.isclose(f_vlm, null, atol=1e-6).all(-1)
 
     assert not gone(0.0).any()
@@ -228,8 +234,7 @@ def test_gradient_reaches_every_part():
 
 def test_plans_are_differentiable_through_both_ddim_steps():
     """Finite differences along the gradient of L_safe agree with autograd; cutting the first step changes it."""
-    policy, batch = _shake(_policy()).double(), Batch.from_samples(Samples.fake(2))
-    batch = dataclasses.replace(batch, **{n: getattr(batch, n).double() for n in ("motion_B4", "speed_limit_B", "boxes_BA6", "lanes_BLP2", "route_BR2")})
+    policy, batch = _shake(_policy()).double(), _double(Batch.from_samples(Samples.fake(2)))
     noise = policy.sample_noise(batch.index_B, 0).double()
     weight = policy.planner.out.bias
 
@@ -359,7 +364,9 @@ def test_driving_asks_the_vlm_at_its_period_and_repeats_itself():
     assert plans[3].decision == plans[3].vlm_decision == Decision(Speed.KEEP, Direction.STRAIGHT)
     assert plans[3].speed_probs_4.sum() == pytest.approx(1)
     again, other = drive(0), drive(1)
-    assert all(np.array_equal(a.trajectory.points_T2, b.trajectory.points_T2) for a, b in zip(plans, again, strict=True))
+    assert all(
+        np.array_equal(a.trajectory.points_T2, b.trajectory.points_T2) for a, b in zip(plans, again, strict=True)
+    )
     assert not np.array_equal(plans[0].trajectory.points_T2, other[0].trajectory.points_T2)
 
 
@@ -389,14 +396,21 @@ def test_save_and_load_give_the_same_plans(tmp_path, obs):
     policy, samples = _shake(_policy(obs, rig)), Samples.fake(3, rig)
     folder = tmp_path / "runs" / "checkpoint"
     policy.save_pretrained(folder, {"seed": 3})
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors", "normalisation.json", "provenance.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "normalisation.json",
+        "provenance.json",
+    ]
     assert json.loads((folder / "provenance.json").read_text()) == {"seed": 3}
     again = DualSystem.from_pretrained(folder)
     assert again.config == policy.config
     assert np.array_equal(again.plan_batch(samples).points_NT2, policy.plan_batch(samples).points_NT2)
     _shake(policy).save_pretrained(folder)  # over itself
     assert not [p for p in folder.parent.iterdir() if p != folder]
-    assert not np.array_equal(DualSystem.from_pretrained(folder).plan_batch(samples).points_NT2, again.plan_batch(samples).points_NT2)
+    assert not np.array_equal(
+        DualSystem.from_pretrained(folder).plan_batch(samples).points_NT2, again.plan_batch(samples).points_NT2
+    )
     policy.save_pretrained(folder, half=True)
     half = DualSystem.from_pretrained(folder)
     assert next(half.parameters()).dtype == torch.float32
@@ -475,7 +489,7 @@ def test_missing_inputs_are_named():
     less = dataclasses.replace(observation, images={k: v for k, v in observation.images.items() if k != "rear"})
     with pytest.raises(InputError, match="'rear' is missing"):
         policy.act(less)
-    with pytest.raises(InputError, match="observation.state"):
+    with pytest.raises(InputError, match=r"observation\.state"):
         _policy("state").act(dataclasses.replace(observation, state=None))
     with pytest.raises(InputError, match="no plan basis"):
         DualSystem(PolicyConfig(obs="state", adapter="none", **SMALL), rig).plan_batch(Samples.fake(1))
@@ -500,7 +514,14 @@ def test_another_rig_is_refused_at_reset():
 
 def test_initialisation_depends_on_its_seed_alone():
     def weights(seed: int) -> torch.Tensor:
-        return torch.cat([p.flatten() for p in DualSystem(PolicyConfig(obs="state", adapter="decision", **SMALL), Rig.fake(), seed=seed).parameters()])
+        return torch.cat(
+            [
+                p.flatten()
+                for p in DualSystem(
+                    PolicyConfig(obs="state", adapter="decision", **SMALL), Rig.fake(), seed=seed
+                ).parameters()
+            ]
+        )
 
     torch.manual_seed(1)
     a = weights(0)
@@ -509,3 +530,26 @@ def test_initialisation_depends_on_its_seed_alone():
     assert torch.equal(a, weights(0))
     assert torch.equal(state, torch.random.get_rng_state())
     assert not torch.equal(a, weights(1))
+
+
+# ------------------------------------------------------------------------------------------------ with the real VLM
+
+
+def test_the_real_tiny_vlm_drives_and_survives_the_disk(tmp_path):
+    from senna2.model.vlm.qwen import DrivingVLM
+
+    rig = Rig((dataclasses.replace(Rig.default().cameras[0], width=112, cx=56.0),))
+    policy = _shake(_policy("images", rig, DrivingVLM.tiny(seed=0)))
+    samples = Samples.fake(2, rig)
+    plans = policy.plan_batch(samples)
+    assert ((plans.vlm_speed_N >= 0) & (plans.speed_N == plans.vlm_speed_N)).all()
+    policy.reset(dataclasses.replace(ClipMeta.fake(), rig=rig), 0)
+    assert policy.act(Observation.fake(rig)).speed_probs_4.sum() == pytest.approx(1, abs=1e-5)
+    policy.save_pretrained(tmp_path / "c")
+    again = DualSystem.from_pretrained(tmp_path / "c").plan_batch(samples)
+    assert np.array_equal(again.points_NT2, plans.points_NT2)
+    assert np.array_equal(again.vlm_speed_N, plans.vlm_speed_N)
+    weights = tmp_path / "c" / "vlm" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="vlm"):
+        DualSystem.from_pretrained(tmp_path / "c")

@@ -5,6 +5,8 @@ Legend: B batch, D hidden size of the VLM, C width of F_vlm.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -60,4 +62,4 @@ class DecisionAdapter(nn.Module):
             parts.append(self.t_dir(torch.where(direction_B < 0, DIRECTIONS, direction_B)))
         if not parts:
             return torch.zeros(len(speed_B), self.dim, device=speed_B.device)
-        return self.fuse(torch.cat(parts, -1))  # type: ignore[no-any-return]
+        return cast(Tensor, self.fuse(torch.cat(parts, -1)))

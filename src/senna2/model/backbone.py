@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -58,7 +59,7 @@ class ResNet(nn.Module):
     def __init__(self, in_channels: int, channels: tuple[int, int, int, int], dim: int) -> None:
         super().__init__()
         self.stem = _conv(in_channels, channels[0], stride=2)
-        self.stages = nn.ModuleList(_Stage(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True))
+        self.stages = nn.ModuleList(_Stage(a, b) for a, b in pairwise(channels))
         self.fine, self.coarse = nn.Conv2d(channels[2], dim, 1), nn.Conv2d(channels[3], dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +91,9 @@ def ray_features(camera: Camera) -> Array:
     reach = np.minimum(reach, FAR_M)
     hit = centre[:2] + ray[:, :2] / flat[:, None] * reach[:, None]
     place = np.stack([hit[:, 0] / 40, hit[:, 1] / 40, np.log(np.maximum(reach, 0.5)) / 4, elevation, on_ground], -1)
-    wave = np.concatenate([sines(torch.tensor(hit), 4, 120.0).numpy(), sines(torch.tensor(azimuth[:, None]), 4, 2 * math.pi).numpy()], -1)
+    wave = np.concatenate(
+        [sines(torch.tensor(hit), 4, 120.0).numpy(), sines(torch.tensor(azimuth[:, None]), 4, 2 * math.pi).numpy()], -1
+    )
     return np.concatenate([place, wave, np.broadcast_to(centre / 2, (len(ray), 3))], -1).astype(np.float32)
 
 
@@ -153,7 +156,7 @@ class ImageEncoder(nn.Module):
 
 
 class StateEncoder(nn.Module):
-    """Privileged state → tokens (B, A + L + 2, C) and their mask: boxes, polylines, the route, and one that is always there."""
+    """Privileged state → tokens (B, A + L + 2, C) and mask: boxes, polylines, the route, one that is always there."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ FLOOR_M = 1e-3  # RMS below which a direction counts as absent from the data
 
 
 def _white_jerk(steps: int) -> Array:
-    """Covariance (T, T), mean variance 1, of a path whose jerk is white noise: what a smooth unknown residual looks like.
+    """Covariance (T, T), mean variance 1, of a path whose jerk is white noise: a smooth unknown residual.
 
     Added at 1 mm RMS it fills directions the training data never show (no curve at all in a tiny set) with smooth
     shapes instead of arbitrary ones."""
@@ -45,7 +45,8 @@ class PlanBasis(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise InputError(f"basis.kind: '{kind}' is unknown; use one of {KINDS}")
-        shapes, scale = np.asarray(shapes_2KT, np.float64), np.asarray(scale_2K, np.float64)
+        # C order: sums over other strides round differently, and a loaded basis must give the same plans to the bit.
+        shapes, scale = np.array(shapes_2KT, np.float64, order="C"), np.array(scale_2K, np.float64, order="C")
         if shapes.ndim != 3 or len(shapes) != 2 or scale.shape != shapes.shape[:2]:
             raise InputError(f"basis: shapes {shapes.shape} and scale {scale.shape} do not fit (2, K, T) and (2, K)")
         if not (np.isfinite(shapes).all() and np.isfinite(scale).all() and (scale > 0).all()):
@@ -73,7 +74,9 @@ class PlanBasis(nn.Module):
             raise InputError(f"basis.fit: residuals have shape {x.shape}, expected (N, T, 2)")
         bad = int((~np.isfinite(x).all((1, 2))).sum())
         if bad:
-            raise InputError(f"basis.fit: {bad} of {len(x)} residuals hold NaN; leave out samples without a whole future")
+            raise InputError(
+                f"basis.fit: {bad} of {len(x)} residuals hold NaN; leave out samples without a whole future"
+            )
         n, steps = x.shape[:2]
         if kind == "modes" and not 0 < modes <= steps:
             raise InputError(f"basis.fit: {modes} modes of {steps} steps; use 1 … {steps}")
@@ -89,7 +92,8 @@ class PlanBasis(nn.Module):
             rows = vector[:, ::-1][:, :modes].T
             rows *= np.where(rows.sum(1) < 0, -1, 1)[:, None]  # eigenvectors have no sign: fix it
             shapes.append(rows)
-            scales.append(np.sqrt(np.maximum(value[::-1][:modes], 1e-12)))
+            # Never stretch less than 1 mm a point to unit size: that would be the rounding of float32.
+            scales.append(np.sqrt(np.maximum(value[::-1][:modes], FLOOR_M**2 * steps)))
         return cls(kind, np.stack(shapes), np.stack(scales), dt=dt, samples=n)
 
     def encode(self, residual_T2: Tensor) -> Tensor:

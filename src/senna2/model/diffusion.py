@@ -22,8 +22,8 @@ NOISE, TIME, SAMPLE, JITTER, DROP_DECISION, DROP_HIDDEN = range(6)
 
 
 class Schedule(nn.Module):
-    """ᾱ_t of `steps` training steps. `cosine` (Nichol & Dhariwal) by default [ours]; `linear` is the mild scaled-linear
-    one (β 8.5e-4 … 1.2e-2), whose last ᾱ keeps ε-prediction within a factor 15 of its error (the paper names neither)."""
+    """ᾱ_t of `steps` training steps. The paper names none: `cosine` (Nichol & Dhariwal) by default [ours]; `linear` is
+    the mild scaled-linear one (β 8.5e-4 … 1.2e-2), whose last ᾱ keeps ε-prediction within a factor 15 of its error."""
 
     alpha_bar_T: Tensor
 
@@ -70,7 +70,7 @@ class Schedule(nn.Module):
         if not 0 < t_start <= 1 or steps < 1:
             raise InputError(f"sampling: steps={steps}, t_start={t_start}; need steps ≥ 1 and 0 < t_start ≤ 1")
         top = round(t_start * self.steps)
-        return [int(round(top - i * top / steps)) - 1 for i in range(steps)]
+        return [round(top - i * top / steps) - 1 for i in range(steps)]
 
     def ddim(
         self, denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, *, prediction: str, steps: int = 2,
@@ -91,14 +91,14 @@ class Schedule(nn.Module):
 
 
 def inertial_reference(v_B: Tensor, steps: int, dt: float) -> Tensor:
-    """(B,) m/s → (B, steps, 2) m: straight on at the initial speed, v₀·t on the ego's x axis (spec section 2, ResAD)."""
+    """(B,) m/s → (B, steps, 2) m: straight on at the initial speed, v₀·t on the ego's x axis (spec section 2)."""
     t = dt * torch.arange(1, steps + 1, device=v_B.device, dtype=v_B.dtype)
     x = v_B[:, None] * t
     return torch.stack([x, torch.zeros_like(x)], -1)
 
 
 def _generators(index_B: Tensor | np.ndarray, seed: int, step: int, stream: int) -> list[np.random.Generator]:
-    """One counter-based generator a sample: key (seed, step), counter (stream, index). Philox increments the low words."""
+    """One counter-based generator a sample: key (seed, step), counter (…, stream, index); it counts the low words."""
     word = (1 << 64) - 1
     key = np.array([seed & word, step & word], np.uint64)
     index = np.asarray(index_B, np.int64).astype(np.uint64)
@@ -111,9 +111,9 @@ def keyed_noise(
     index_B: Tensor | np.ndarray, seed: int, step: int, shape: Sequence[int], stream: int = NOISE
 ) -> Tensor:
     """Standard normal (B, *shape) on the CPU that depends on (global sample index, seed, step, stream) alone: not on
-    batch composition, order, rank or device. So two ranks give the loss of one, and a resumed run that of an unbroken one."""
+    batch composition, order, rank or device: two ranks give the loss of one, a resumed run that of an unbroken one."""
     rows = [g.standard_normal(tuple(shape), np.float32) for g in _generators(index_B, seed, step, stream)]
-    return torch.from_numpy(np.stack(rows) if rows else np.zeros((0, *shape), np.float32))
+    return torch.tensor(np.stack(rows) if rows else np.zeros((0, *shape), np.float32))
 
 
 def keyed_uniform(
@@ -121,7 +121,7 @@ def keyed_uniform(
 ) -> Tensor:
     """As `keyed_noise`, uniform in [0, 1)."""
     rows = [g.random(tuple(shape), np.float32) for g in _generators(index_B, seed, step, stream)]
-    return torch.from_numpy(np.stack(rows) if rows else np.zeros((0, *shape), np.float32))
+    return torch.tensor(np.stack(rows) if rows else np.zeros((0, *shape), np.float32))
 
 
 def training_times(

@@ -6,6 +6,7 @@ Legend: B batch, Q queries, S keys, C width, H heads, F features.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 def mlp(*widths: int) -> nn.Sequential:
     """Linear layers of the given widths with SiLU between them."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(widths)):
         layers += [nn.Linear(a, b)] if i == 0 else [nn.SiLU(), nn.Linear(a, b)]
     return nn.Sequential(*layers)
 

@@ -26,7 +26,7 @@ ROUTE_AT = (2, 5, 9, ROUTE_POINTS - 1)  # route points that the navigation head 
 
 
 class Perception(nn.Module):
-    """Learned queries read the image tokens in one decoder block; the heads run only for the losses and for reading out."""
+    """Learned queries read the image tokens in one decoder block; the heads run only for losses and reading out."""
 
     ego_to_cam_V44: Tensor
     lens_V4: Tensor
@@ -70,7 +70,7 @@ class Perception(nn.Module):
         return seen & (torch.hypot(x, y) < RANGE_M) & torch.isfinite(points_2).all(-1)
 
     def detect(self, queries_BQC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """→ probability that an agent is there (B, Q), boxes (B, Q, 6) as in StateObservation, class logits (B, Q, 8)."""
+        """→ probability of an agent (B, Q), boxes (B, Q, 6) as in StateObservation, class logits (B, Q, 8)."""
         out = self.agent_head(queries_BQC[:, : self.agents])
         box, logits = _box_from_code(out[..., 1:8]), out[..., 8:]
         return out[..., 0].sigmoid(), box, logits
@@ -137,7 +137,7 @@ def _box_from_code(code_7: Tensor) -> Tensor:
 
 
 def _match(real_BA: Tensor, cost: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Cheapest one-to-one assignment (Hungarian) of the real targets to queries → (sample, query, target) indices (M,)."""
+    """Cheapest one-to-one assignment (Hungarian) of real targets to queries → (sample, query, target) indices (M,)."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for b in range(len(real_BA)):
         rows = real_BA[b].nonzero()[:, 0]

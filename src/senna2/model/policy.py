@@ -51,15 +51,15 @@ Forced = Decision | Callable[[Observation, Decision | None], Decision | None] | 
 
 @dataclass(frozen=True, eq=False)
 class SceneTokens:
-    """The E2E condition. queries: agent, map and navigation tokens (None with obs="state", where truth is the input)."""
+    """The E2E condition. queries: agent, map and navigation tokens (None with obs="state": truth is the input)."""
 
     tokens_BSC: Tensor
     valid_BS: Tensor | None
     queries_BQC: Tensor | None
 
     def take(self, rows: Tensor) -> Self:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return type(self)(**{k: None if v is None else v[rows] for k, v in values.items()})
+        mask, queries = (None if x is None else x[rows] for x in (self.valid_BS, self.queries_BQC))
+        return type(self)(self.tokens_BSC[rows], mask, queries)
 
 
 class DualSystem(nn.Module):
@@ -172,7 +172,7 @@ class DualSystem(nn.Module):
     # -------------------------------------------------------------------------------------------- training calls
 
     def encode(self, batch: Batch, *, augment: tuple[int, int] | None = None) -> SceneTokens:
-        """Scene tokens. `augment` (seed, step) tints the images, keyed by the samples' indices; None leaves them alone."""
+        """Scene tokens. `augment` (seed, step) tints the images, keyed by the samples' indices; None does not."""
         if self.perception is None:
             tokens, valid = self.encoder(batch)
             return SceneTokens(tokens, valid, None)
@@ -197,7 +197,7 @@ class DualSystem(nn.Module):
         self, hidden_BH: Tensor | None, speed_B: Tensor, direction_B: Tensor, index_B: Tensor, *, seed: int, step: int,
         drop_decision: float = 0.5, drop_hidden: float = 0.25,
     ) -> Tensor:  # fmt: skip
-        """`condition` with a share of the decisions and, independently, of the hidden states taken away, keyed by index.
+        """`condition` with a share of the decisions and, independently, of the hidden states taken away by index.
 
         [ours]: a decision that was always there and always right is not obeyed when it is forced, and the hidden state
         holds the decision too, so either must sometimes stand alone (notes/learning.md, pitfall 8).
@@ -313,7 +313,9 @@ class DualSystem(nn.Module):
         for i in range(0, len(samples), chunk):
             some = samples.take(slice(i, i + chunk))
             answer = None if self.vlm is None else self.vlm.decide(some)
-            said = [None] * len(some) if answer is None else _decisions(answer.speed_B, answer.direction_B)
+            said: list[Decision | None] = [None] * len(some)
+            if answer is not None:
+                said = [*_decisions(answer.speed_B, answer.direction_B)]
             given = [_merge(s, decision) for s in said]
             columns = _columns(given, said)
             points = self._plan(some, None if answer is None else answer.hidden_BD, *columns, seed)
@@ -342,11 +344,11 @@ class DualSystem(nn.Module):
         """[ours] Where the decision given is not the VLM's own, its hidden state, which argues for the other one, is
         replaced by the null token."""
         batch = Batch.from_samples(samples, self.device)
-        given = [torch.as_tensor(c, dtype=torch.int64, device=self.device) for c in (speed_B, direction_B)]
+        speed, direction = (torch.as_tensor(c, device=self.device) for c in (speed_B, direction_B))
         keep = torch.as_tensor(own_B, device=self.device)
         if hidden_BH is not None:
             hidden_BH = hidden_BH.to(self.device, torch.float32)
-        f_vlm = self.condition(hidden_BH, *given, keep)
+        f_vlm = self.condition(hidden_BH, speed, direction, keep)
         return self.sample_plan(self.encode(batch), f_vlm, batch, noise=self.sample_noise(batch.index_B, seed))
 
     # ------------------------------------------------------------------------------------------------- on disk
@@ -381,7 +383,7 @@ def _decisions(speed_B: Any, direction_B: Any) -> list[Decision]:
     return [Decision(Speed(s), Direction(d)) for s, d in pairs]
 
 
-def _columns(given: list[Decision | None] | list[Decision], said: Any) -> tuple[Array, Array, Array]:
+def _columns(given: list[Decision | None], said: list[Decision | None]) -> tuple[Array, Array, Array]:
     """Speed (B,), direction (B,), -1 for none, and whether each is what the VLM said (B,)."""
     speed = np.array([-1 if d is None else int(d.speed) for d in given], np.int64)
     direction = np.array([-1 if d is None else int(d.direction) for d in given], np.int64)

@@ -104,7 +104,9 @@ def _fill(policy: DualSystem, path: Path) -> None:
     own = dict(policy.policy_parameters())
     if set(own) != set(weights):
         odd = sorted(set(own) ^ set(weights))
-        raise InputError(f"{path}: {len(odd)} tensors missing or unknown ({odd[0]} …); config.json is of another policy")
+        raise InputError(
+            f"{path}: {len(odd)} tensors missing or unknown ({odd[0]} …); config.json is of another policy"
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             value = weights[name]

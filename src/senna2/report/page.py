@@ -157,7 +157,7 @@ def _videos(videos: Sequence[Video]) -> str:
 
 def _definitions(definitions: Mapping[str, Any]) -> str:
     words = "".join(
-        f"<dt>{escape(k.replace('_', ' '))}</dt><dd>{_code(str(v))}</dd>"
+        f"<dt>{escape(k if k == 'f_K' else k.replace('_', ' '))}</dt><dd>{_code(str(v))}</dd>"
         for k, v in definitions.items()
         if k != "evaluator_version"
     )

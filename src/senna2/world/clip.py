@@ -16,7 +16,6 @@ import math
 import os
 import re
 import shutil
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from senna2.types import AgentClass, Array, Camera, Direction, InputError, Rig, VehicleShape, require
-from senna2.world.gaussians import GaussianCloud
-from senna2.world.ply import load_ply, save_ply
+from senna2.world.clip_fields import (
+    MADE_AGAIN,
+    enum_of,
+    field,
+    floats,
+    numbers_or_null,
+    points_of,
+    read_cloud,
+    read_json,
+    read_table,
+)
+from senna2.world.ply import save_ply
 from senna2.world.scene import SCHEMA, Expert, Lane, LaneMap, Scene, SceneMeta, Track
 
 UNITS = {
@@ -35,7 +44,6 @@ UNITS = {
     "time": "s",
     "axes": "x forward, y left, z up; ego origin: rear axle on the ground",
 }
-MADE_AGAIN = "the file is damaged; make or copy the clip again"
 _ASSET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TRACK_FLOATS = ("t", "x", "y", "yaw", "length", "width", "height", "v")
 
@@ -74,25 +82,25 @@ def load_clip(folder: Path) -> Scene:
     info = clip_info(folder)
     at = str(folder / "clip.json")
     meta = SceneMeta(
-        name=_get(info, "name", str, at),
-        family=_get(info, "family", str, at),
-        split=_get(info, "split", str, at),
-        seed=_get(info, "seed", int, at),
-        dt=_get(info, "dt", float, at),
-        weather=_get(info, "weather", str, at),
-        source=_get(info, "source", str, at),
-        ego_shape=_shape_from_json(_get(info, "ego_shape", dict, at), at),
+        name=field(info, "name", str, at),
+        family=field(info, "family", str, at),
+        split=field(info, "split", str, at),
+        seed=field(info, "seed", int, at),
+        dt=field(info, "dt", float, at),
+        weather=field(info, "weather", str, at),
+        source=field(info, "source", str, at),
+        ego_shape=_shape_from_json(field(info, "ego_shape", dict, at), at),
     )
     require(meta.dt > 0, at, "field 'dt' must be positive")
     clouds = sorted((folder / "assets").glob("*.ply"))
     route_P2, limit_P = _read_route(folder / "route.json")
-    _table(folder / "signals.parquet", ("t", "id", "state"))
+    read_table(folder / "signals.parquet", ("t", "id", "state"))
     scene = Scene(
         meta=meta,
-        background=_cloud(folder / "background.ply"),
-        assets={path.name.removesuffix(".ply"): _cloud(path) for path in clouds},
+        background=read_cloud(folder / "background.ply"),
+        assets={path.name.removesuffix(".ply"): read_cloud(path) for path in clouds},
         tracks=_read_tracks(folder / "tracks.parquet"),
-        map=_read_map(folder / "map.json", known=_get(info, "drivable", str, at) == "known"),
+        map=_read_map(folder / "map.json", known=field(info, "drivable", str, at) == "known"),
         rig=_read_rig(folder / "rig.json"),
         expert=_read_expert(folder / "expert.parquet"),
         route_P2=route_P2,
@@ -105,7 +113,7 @@ def clip_info(folder: Path) -> dict[str, Any]:
     """The content of clip.json alone. Raises `InputError` if the folder is no clip or of another schema."""
     path = Path(folder) / "clip.json"
     require(path.is_file(), str(folder), "is not a clip folder: it has no clip.json")
-    info = _json(path)
+    info = read_json(path)
     require(info.get("schema") == SCHEMA, str(path), f"field 'schema' is {info.get('schema')!r}, expected '{SCHEMA}'")
     return info
 
@@ -213,92 +221,9 @@ def _dump(path: Path, value: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- reading
 
 
-def _json(path: Path) -> dict[str, Any]:
-    require(path.is_file(), str(path), "is missing; make or copy the clip again")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: is not readable JSON ({error}); {MADE_AGAIN}") from None
-    require(isinstance(value, dict), str(path), "must hold a JSON object")
-    return value
-
-
-def _get(data: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    """A required field of a JSON object, of the given type (an int passes as a float)."""
-    require(key in data, where, f"field '{key}' is missing; {MADE_AGAIN}")
-    value = data[key]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    require(isinstance(value, kind), where, f"field '{key}' is {value!r:.60}, expected {kind.__name__}")
-    require(kind is not float or math.isfinite(value), where, f"field '{key}' must be finite")
-    return value
-
-
-def _points(value: Any, where: str, minimum: int = 2) -> Array:
-    """(P, 2) finite points of a JSON list."""
-    try:
-        points = np.array(value, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: must be a list of [x, y] points; {MADE_AGAIN}") from None
-    require(points.ndim == 2 and points.shape[1] == 2 and len(points) >= minimum, where,
-            f"shape {points.shape}, expected at least {minimum} points [x, y]")  # fmt: skip
-    require(bool(np.isfinite(points).all()), where, "holds NaN or infinity")
-    return points
-
-
-def _limits(value: Any, where: str) -> Array:
-    try:
-        return np.array([np.nan if v is None else float(v) for v in value])
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: must be a list of numbers or null; {MADE_AGAIN}") from None
-
-
-def _cloud(path: Path) -> GaussianCloud:
-    require(path.is_file(), str(path), "is missing; make or copy the clip again")
-    return load_ply(path)
-
-
-def _table(path: Path, columns: tuple[str, ...]) -> dict[str, Array]:
-    """Columns of a Parquet file as numpy arrays; numbers without NaN or null."""
-    require(path.is_file(), str(path), "is missing; make or copy the clip again")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: is not a readable Parquet file ({first}); {MADE_AGAIN}") from None
-    out = {}
-    for name in columns:
-        require(name in table.column_names, str(path), f"column '{name}' is missing; {MADE_AGAIN}")
-        column = table[name]
-        require(column.null_count == 0, str(path), f"column '{name}' holds nulls; {MADE_AGAIN}")
-        values = column.to_numpy()
-        if np.issubdtype(values.dtype, np.floating):
-            bad = np.flatnonzero(~np.isfinite(values))
-            require(
-                len(bad) == 0, str(path), f"column '{name}' holds NaN or infinity (row {bad[0] if len(bad) else 0})"
-            )
-        out[name] = values
-    return out
-
-
-def _floats(columns: dict[str, Array], names: tuple[str, ...], path: Path) -> dict[str, Array]:
-    for name in names:
-        numeric = np.issubdtype(columns[name].dtype, np.number)
-        require(numeric, str(path), f"column '{name}' must hold numbers; {MADE_AGAIN}")
-    return {name: columns[name].astype(np.float64) for name in names}
-
-
-def _enum(values: Array, kind: type[IntEnum], path: Path, column: str) -> list[Any]:
-    try:
-        return [kind[v] for v in values]
-    except KeyError as error:
-        names = ", ".join(kind.__members__)
-        raise InputError(f"{path}: column '{column}' holds {error}, expected one of {names}") from None
-
-
 def _read_tracks(path: Path) -> tuple[Track, ...]:
-    columns = _table(path, (*_TRACK_FLOATS, "id", "class", "asset", "lights", "controller"))
-    number = _floats(columns, (*_TRACK_FLOATS, "lights"), path)
+    columns = read_table(path, (*_TRACK_FLOATS, "id", "class", "asset", "lights", "controller"))
+    number = floats(columns, (*_TRACK_FLOATS, "lights"), path)
     ids = columns["id"]
     tracks = []
     for track_id in dict.fromkeys(ids):  # in the order of the file
@@ -310,7 +235,7 @@ def _read_tracks(path: Path) -> tuple[Track, ...]:
         tracks.append(
             Track(
                 id=str(track_id),
-                agent_class=_enum(columns["class"][rows[:1]], AgentClass, path, "class")[0],
+                agent_class=enum_of(columns["class"][rows[:1]], AgentClass, path, "class")[0],
                 asset=str(columns["asset"][first]),
                 length=float(number["length"][first]),
                 width=float(number["width"][first]),
@@ -326,21 +251,21 @@ def _read_tracks(path: Path) -> tuple[Track, ...]:
 
 
 def _read_expert(path: Path) -> Expert:
-    columns = _table(path, ("t", "x", "y", "yaw", "v", "direction", "navigation"))
-    number = _floats(columns, ("t", "x", "y", "yaw", "v"), path)
+    columns = read_table(path, ("t", "x", "y", "yaw", "v", "direction", "navigation"))
+    number = floats(columns, ("t", "x", "y", "yaw", "v"), path)
     require(len(number["t"]) >= 2, str(path), "needs at least two rows")
     require(bool((np.diff(number["t"]) > 0).all()), str(path), f"column 't' must increase; {MADE_AGAIN}")
     direction, navigation = (
-        np.array(_enum(columns[name], Direction, path, name), np.int8) for name in ("direction", "navigation")
+        np.array(enum_of(columns[name], Direction, path, name), np.int8) for name in ("direction", "navigation")
     )
     pose = np.stack([number[c] for c in ("x", "y", "yaw")], 1)
     return Expert(number["t"], pose, number["v"], direction, navigation)
 
 
 def _read_map(path: Path, known: bool) -> LaneMap:
-    data = _json(path)
+    data = read_json(path)
     lanes = []
-    for i, raw in enumerate(_get(data, "lanes", list, str(path))):
+    for i, raw in enumerate(field(data, "lanes", list, str(path))):
         at = f"{path}: lanes[{i}]"
         require(isinstance(raw, dict), at, "must be an object")
         limit = raw.get("speed_limit")
@@ -350,38 +275,38 @@ def _read_map(path: Path, known: bool) -> LaneMap:
             )
         lanes.append(
             Lane(
-                id=_get(raw, "id", str, at),
-                centre_P2=_points(_get(raw, "centre", list, at), f"{at}.centre"),
-                polygon_Q2=_points(_get(raw, "polygon", list, at), f"{at}.polygon", 3),
-                speed_limit=math.nan if limit is None else _get(raw, "speed_limit", float, at),
-                successors=tuple(_get(raw, "successors", list, at)),
+                id=field(raw, "id", str, at),
+                centre_P2=points_of(field(raw, "centre", list, at), f"{at}.centre"),
+                polygon_Q2=points_of(field(raw, "polygon", list, at), f"{at}.polygon", 3),
+                speed_limit=math.nan if limit is None else field(raw, "speed_limit", float, at),
+                successors=tuple(field(raw, "successors", list, at)),
                 left=raw.get("left"),
                 right=raw.get("right"),
-                in_junction=_get(raw, "in_junction", bool, at),
+                in_junction=field(raw, "in_junction", bool, at),
             )
         )
     lines = {
-        name: tuple(_points(v, f"{path}: {name}[{i}]") for i, v in enumerate(_get(data, name, list, str(path))))
+        name: tuple(points_of(v, f"{path}: {name}[{i}]") for i, v in enumerate(field(data, name, list, str(path))))
         for name in _MAP_LINES
     }
     return LaneMap(
-        tuple(lanes), **lines, drivable_known=known, lanes_complete=_get(data, "lanes_complete", bool, str(path))
+        tuple(lanes), **lines, drivable_known=known, lanes_complete=field(data, "lanes_complete", bool, str(path))
     )
 
 
 def _read_rig(path: Path) -> Rig:
     cameras = []
-    for i, raw in enumerate(_get(_json(path), "cameras", list, str(path))):
+    for i, raw in enumerate(field(read_json(path), "cameras", list, str(path))):
         at = f"{path}: cameras[{i}]"
         require(isinstance(raw, dict), at, "must be an object")
-        numbers = {k: _get(raw, k, float, at) for k in ("fx", "fy", "cx", "cy", "near")}
-        sizes = {k: _get(raw, k, int, at) for k in ("width", "height")}
+        numbers = {k: field(raw, k, float, at) for k in ("fx", "fy", "cx", "cy", "near")}
+        sizes = {k: field(raw, k, int, at) for k in ("width", "height")}
         try:
-            matrix = np.array(_get(raw, "cam_to_ego_44", list, at), np.float64)
-            history = tuple(float(age) for age in _get(raw, "history_s", list, at))
+            matrix = np.array(field(raw, "cam_to_ego_44", list, at), np.float64)
+            history = tuple(float(age) for age in field(raw, "history_s", list, at))
         except (TypeError, ValueError):
             raise InputError(f"{at}: cam_to_ego_44 and history_s must hold numbers; {MADE_AGAIN}") from None
-        camera = Camera(name=_get(raw, "name", str, at), cam_to_ego_44=matrix, history_s=history, **sizes, **numbers)
+        camera = Camera(name=field(raw, "name", str, at), cam_to_ego_44=matrix, history_s=history, **sizes, **numbers)
         cameras.append(camera)
     try:
         return Rig(tuple(cameras)).validate()
@@ -390,13 +315,13 @@ def _read_rig(path: Path) -> Rig:
 
 
 def _read_route(path: Path) -> tuple[Array, Array]:
-    data = _json(path)
-    points = _points(_get(data, "points", list, str(path)), f"{path}: points")
-    limit = _limits(_get(data, "speed_limit", list, str(path)), f"{path}: speed_limit")
+    data = read_json(path)
+    points = points_of(field(data, "points", list, str(path)), f"{path}: points")
+    limit = numbers_or_null(field(data, "speed_limit", list, str(path)), f"{path}: speed_limit")
     require(len(limit) == len(points), f"{path}: speed_limit", f"has {len(limit)} values for {len(points)} points")
     return points, limit
 
 
 def _shape_from_json(data: dict[str, Any], where: str) -> VehicleShape:
     names = [f.name for f in dataclasses.fields(VehicleShape)]
-    return VehicleShape(**{n: _get(data, n, float, f"{where}: ego_shape") for n in names}).validate()
+    return VehicleShape(**{n: field(data, n, float, f"{where}: ego_shape") for n in names}).validate()

@@ -157,8 +157,8 @@ def _slow_leader(c: Draft) -> None:
     c.actors.append(Actor(kind, look, drive(c.street, c.t_T, s0, speed, c.d, steady(speed))))
     if rng.random() < 0.6:
         kind, look = draw_vehicle(rng)
-        pace = c.v0 * rng.uniform(1.0, 1.25)
-        motion = drive(c.street, c.t_T, rng.uniform(-24, -6), pace, LANE_OFFSETS["left"], steady(pace))
+        pace = c.v0 * rng.uniform(1.05, 1.3)
+        motion = drive(c.street, c.t_T, rng.uniform(-16, -4), pace, LANE_OFFSETS["left"], steady(pace))
         c.try_add(Actor(kind, look, motion))
 
 
@@ -300,7 +300,8 @@ def _meets_in_bend(c: Draft, s_T: Array) -> bool:
 
 
 def _demonstrated(scene: Scene) -> Scene | None:
-    """The clip with the log of its expert in the simulator, or None if the expert fails in it."""
+    """The clip with the log of its expert in the simulator, or None if the expert fails in it (contact, off the
+    road, a commanded lane change not finished)."""
     simulator, driver = Simulator(scene), ExpertDriver(scene)
     x, y, yaw = (float(v) for v in scene.expert.pose_E3[0])
     state = simulator.reset(EgoState(x, y, yaw, float(scene.expert.v_E[0])))
@@ -319,6 +320,9 @@ def _demonstrated(scene: Scene) -> Scene | None:
         state = simulator.step(state, plan)
         if state.contacts or state.off_road:
             return None
+    changes = (Direction.CHANGE_LEFT, Direction.CHANGE_RIGHT)
+    if navigation[-1] in changes or state.straddling:
+        return None  # a commanded lane change that is not finished in time demonstrates nothing
     expert = Expert(
         scene.expert.t_E, np.array(pose), np.array(v), np.array(direction, np.int8), np.array(navigation, np.int8)
     )
