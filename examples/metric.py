@@ -29,14 +29,18 @@ def hardest_braking(rollouts: Sequence[Rollout]) -> MetricValue:
     return measure(Sums(clips, (rollouts[0].seed,), counts_SCK, is_share=False), len(clips))
 
 
+def interval(ci95: tuple[float, float] | None) -> str:
+    return "no interval" if ci95 is None else f"95 % {ci95[0]:.2f} … {ci95[1]:.2f}"
+
+
 def main() -> None:
     scenes = [functools.partial(make_scene, family, seed, "test") for family, seed in split_scenes("test", 6)]
     values = {}
     for policy in (ConstantVelocity, Idm):
         values[policy.__name__] = value = hardest_braking(drive_many(policy, scenes, workers=0))
-        print(f"{policy.__name__:18s} {value.value:.2f} m/s²  95 % {value.ci95}  over {value.n} clips")
+        print(f"{policy.__name__:18s} {value.value:5.2f} m/s²  {interval(value.ci95)}  over {value.n} clips")
     pair = paired_difference(values["Idm"], values["ConstantVelocity"])
-    print(f"difference {pair['difference']:.2f}, 95 % {pair['ci95']}, paired over {pair['paired_over']} clips")
+    print(f"{'difference':18s} {pair['difference']:5.2f} m/s²  {interval(pair['ci95'])}  paired")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """A scene of your own: a stalled truck on a straight street, written as a clip folder and driven.
 
     python examples/scene.py [FOLDER]        # then: senna2 scene view FOLDER --out stalled.png
+
+A scene needs splats, assets, tracks, a map, a rig, an expert's log and a route; `validate` says what is missing.
 """
 
 from __future__ import annotations

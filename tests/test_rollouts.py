@@ -23,6 +23,7 @@ from senna2.types import (
     Samples,
     Speed,
     Trajectory,
+    VehicleShape,
 )  # fmt: skip
 from senna2.world.scene import Scene
 
@@ -230,6 +231,23 @@ def test_samples_are_planned_in_batches_or_one_by_one_alike() -> None:
         plan_samples(Echo(), samples, decision=Decision.fake())
     with pytest.raises(InputError, match="no sample"):
         plan_samples(Echo(), samples.take(slice(0, 0)))
+
+
+def test_a_policy_that_plans_one_by_one_is_told_each_clips_own_body() -> None:
+    class Told(Echo):
+        def __init__(self) -> None:
+            self.lengths: list[float] = []
+
+        def reset(self, meta: ClipMeta, seed: int) -> None:
+            super().reset(meta, seed)
+            self.lengths.append(meta.ego_shape.length)
+
+    samples = dataclasses.replace(
+        Samples.fake(2), clips=("a", "b"), families=("x", "x"), clip_N=np.array([1, 0], np.int32)
+    )
+    policy = Told()
+    plan_samples(policy, samples, shapes={"a": VehicleShape(length=4.1), "b": VehicleShape(length=4.9)})
+    assert policy.lengths == [4.9, 4.1]
 
 
 def test_a_sample_is_the_observation_it_was_made_of() -> None:

@@ -1,6 +1,6 @@
 """The command line. Parsing imports nothing heavy; each verb imports what it needs when it runs.
 
-Exit codes: 0 done, 1 the job failed, 2 bad use or bad input (one line that names file, field and fix).
+Exit codes: 0 done, 1 the job failed, 2 bad use or bad input (one line that names file, field and fix), 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from typing import Any
 
 from senna2 import __version__
 from senna2.types import InputError
+
+BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--recipe", default="laptop", help="a registered recipe (`senna2 list recipes`) or module:function"
     )
     run.add_argument("--out", type=Path, help="folder of the run (default runs/<recipe>)")
-    run.add_argument("--seed", type=int, help="overrides the recipe's seed")
-    run.add_argument("--workers", type=int, help="worker processes (default: as many as there are cores)")
+    run.add_argument("--seed", type=_at_least(0), help="overrides the recipe's seed")
+    run.add_argument("--workers", type=_at_least(0), help="worker processes (default: as many as there are cores)")
     run.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     run.add_argument(
         "--json", action="store_true", help="print the path of results.json and the headline as JSON"
@@ -44,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, metavar="DIR", help="samples (stages 1, 2) or clips (stage 3); "
                        "default: generated beside --out")  # fmt: skip
     train.add_argument("--out", type=Path, required=True)
-    train.add_argument("--seed", type=int)
-    train.add_argument("--workers", type=int)
+    train.add_argument("--seed", type=_at_least(0))
+    train.add_argument("--workers", type=_at_least(0))
     train.add_argument("--resume", action="store_true")
     train.add_argument("--json", action="store_true")
 
@@ -58,9 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--scenes", required=True, metavar="S", help="a clip folder, a folder of them, or a split (core/test)"
     )
     evaluate.add_argument("--out", type=Path, required=True, metavar="FILE.json")
-    evaluate.add_argument("--limit", type=int, help="at most so many clips")
-    evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument("--workers", type=int)
+    evaluate.add_argument("--limit", type=_at_least(1), help="at most so many clips")
+    evaluate.add_argument("--seed", type=_at_least(0), default=0)
+    evaluate.add_argument("--workers", type=_at_least(0))
     evaluate.add_argument("--json", action="store_true")
 
     label = verbs.add_parser("label", help="f_K over a recorded trajectory, with counts")
@@ -72,8 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     make = kinds.add_parser("make", help="generate clips of the town")
     make.add_argument("--family", help="a scenario family (default: all in turn)")
     make.add_argument("--split", default="test")
-    make.add_argument("--count", type=int, default=1)
-    make.add_argument("--seed", type=int, help="one clip of exactly this scene seed")
+    make.add_argument("--count", type=_at_least(1), default=1)
+    make.add_argument("--seed", type=_at_least(0), help="one clip of exactly this scene seed")
     make.add_argument("--out", type=Path, required=True)
     make.add_argument("--json", action="store_true")
     dress = kinds.add_parser("dress", help="a recorded log's tracks and map as a drivable 3DGS clip")
@@ -114,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"senna2: {name}{error.strerror or error}; check the path, its rights and free disk space",
             file=sys.stderr,
         )
+        return 2 if isinstance(error, BAD_PATH) else 1
+    except BrokenExecutor:
+        print("senna2: a worker process died, most often for lack of memory; use fewer --workers", file=sys.stderr)
         return 1
     except RuntimeError as error:
         if type(error).__module__.startswith("senna2."):  # a failed job, e.g. train.loop.TrainingError
@@ -179,7 +186,19 @@ def _dispatch(args: argparse.Namespace) -> int:
     return _emit({kind: listing(kind) for kind in kinds}, args.json)
 
 
-def _emit(value: dict, as_json: bool) -> int:  # type: ignore[type-arg]
+def _at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `least` on."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return whole_number
+
+
+def _emit(value: dict[str, Any], as_json: bool) -> int:
     """Print a verb's outcome: JSON for machines, aligned lines for people."""
     if as_json:
         print(json.dumps(value))

@@ -40,12 +40,18 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _read(next(a for a in args if a is not type(None)), value, where)
+        kinds = [a for a in args if a is not type(None)]
+        for kind_given in kinds[:-1]:
+            try:
+                return _read(kind_given, value, where)
+            except InputError:
+                continue
+        return _read(kinds[-1], value, where)
     if origin is typing.Literal:
         if value not in args:
             raise InputError(f"{where}: '{value}' is none of {list(args)}")
         return value
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise InputError(f"{where}: expected an object, got {type(value).__name__}")
         hints = typing.get_type_hints(kind)
@@ -61,8 +67,12 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise InputError(f"{where}: expected a list, got {type(value).__name__}")
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(inner) != len(value):
+            raise InputError(f"{where}: expected {len(inner)} values, got {len(value)}")
         return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, value, strict=True)))
     if origin is dict:
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: expected an object, got {type(value).__name__}")
         return {k: _read(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -26,6 +26,7 @@ from senna2.world.scene import Scene
 from senna2.world.sim import SimState, Simulator
 from senna2.world.town.expert import ExpertDriver
 
+CONTACT = "drives with a contact, dropped"
 LEAST_BRANCH_TTC_S = 1.5  # a forced drive that comes closer is no demonstration: dropped and counted
 
 
@@ -67,9 +68,12 @@ def collect(
 def _collect_clip(folder: Path, out: Path, drives: Drives | Replay) -> Counter[str]:
     scene = load_clip(folder)
     samples, counts = replay(scene, drives) if isinstance(drives, Replay) else demonstrate(scene, drives)
-    if samples is None:
+    if samples is not None:
+        write_part(out, folder.name, samples)
+    elif counts[CONTACT]:
+        counts["clips without samples"] += 1
+    else:
         raise InputError(f"{folder}: is shorter than the {PLAN_STEPS / 10:.0f} s a plan covers; make longer clips")
-    write_part(out, folder.name, samples)
     return counts
 
 
@@ -97,7 +101,15 @@ def _annotation(scene: Scene, t_F: Array) -> Array:
 
 
 def demonstrate(scene: Scene, drives: Drives) -> tuple[Samples | None, Counter[str]]:
-    """All samples of one clip and the counts. Deterministic in (scene, drives)."""
+    """All samples of one clip and the counts. Deterministic in (scene, drives).
+
+    Raises `InputError` if a branch would begin at a frame that is not observed.
+    """
+    if drives.branch_every % drives.every:
+        raise InputError(
+            f"clips.branch_every {drives.branch_every}: must be a multiple of clips.every ({drives.every}), "
+            "for a branch begins at a sample"
+        )
     simulator = Simulator(scene)
     rng = np.random.default_rng([drives.seed, scene.meta.seed & 0x7FFFFFFF])
     counts: Counter[str] = Counter()
@@ -106,7 +118,7 @@ def demonstrate(scene: Scene, drives: Drives) -> tuple[Samples | None, Counter[s
         start = scene.expert.start() if number == 0 else _perturbed(scene.expert.start(), drives, rng)
         states, observations, directions = _drive(simulator, start, drives)
         if any(s.contacts for s in states[-1:]):
-            counts["drives with a contact, dropped"] += 1
+            counts[CONTACT] += 1
             continue
         part = _samples(simulator, states, observations, directions)
         if part is not None:
@@ -136,10 +148,12 @@ def _drive(
     driver = ExpertDriver(simulator.scene)
     driver.reset()
     state = simulator.reset(start)
-    states, observations, directions = [], [], []
+    states: list[SimState] = []
+    observations: list[Observation | None] = []
+    directions: list[int] = []
     while True:
         plan = driver.plan(state)
-        observe = len(states) % drives.every == 0 and len(states) < simulator.last_step - PLAN_STEPS
+        observe = len(states) % drives.every == 0 and len(states) <= simulator.last_step - PLAN_STEPS
         states.append(state)
         observations.append(simulator.observe(state, images=drives.images) if observe else None)
         directions.append(int(driver.direction))
@@ -153,7 +167,7 @@ def _samples(
     directions: Sequence[int], *, counterfactual: bool = False,
 ) -> Samples | None:  # fmt: skip
     scene = simulator.scene
-    return samples_from_drive(
+    part = samples_from_drive(
         clip=scene.meta.name,
         family=scene.meta.family,
         observations=observations,
@@ -163,15 +177,17 @@ def _samples(
         kerbs=scene.map.kerbs if scene.map.drivable_known else None,
         counterfactual=counterfactual,
     )
+    # frames are counted in the clip, for a branch too
+    return None if part is None else replace(part, frame_N=part.frame_N + np.int32(states[0].step))
 
 
 def _branches(
     simulator: Simulator, states: Sequence[SimState], observations: Sequence[Observation | None],
     directions: Sequence[int], drives: Drives, counts: Counter[str],
 ) -> list[Samples]:  # fmt: skip
-    """From every `branch_every`-th observed instant: the expert forced each way for a plan's length."""
+    """From every `branch_every`-th frame: the expert forced each way for a plan's length."""
     parts = []
-    for i in range(0, len(states) - PLAN_STEPS - 1, drives.branch_every):
+    for i in range(0, len(states) - PLAN_STEPS, drives.branch_every):
         if observations[i] is None:
             continue
         for forced in (Speed.ACCELERATE, Speed.DECELERATE, Speed.KEEP):

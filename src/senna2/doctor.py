@@ -36,6 +36,8 @@ def doctor() -> dict[str, Any]:
         problems.append(
             "torchvision is installed but cannot be imported: `pip uninstall torchvision` (senna2 needs none)"
         )
+    if any(name not in versions for name in TESTED):  # what follows imports them
+        return {"ok": False, "versions": versions, "hardware": hardware, "problems": problems}
     hardware["gpu"] = _gpu()
     renderer = _render_once(problems)
     video = _video(problems)
@@ -54,12 +56,12 @@ def _constraints() -> dict[str, str]:
     path = Path(__file__).resolve().parents[2] / "constraints.txt"
     if not path.is_file():
         return {}
-    lines = [
-        line.split("==")
-        for line in path.read_text().splitlines()
-        if "==" in line and not line.startswith("#")
-    ]
-    return {name: version for name, version in lines if name in TESTED}
+    found = {}
+    for line in path.read_text().splitlines():
+        name, _, rest = line.partition("==")
+        if name.strip() in TESTED and rest:
+            found[name.strip()] = rest.split(";")[0].split("#")[0].strip()
+    return found
 
 
 def _has(name: str) -> bool:

@@ -91,7 +91,7 @@ def resample_plan(points_T2: Array, dt: float, new_dt: float, v_0: float) -> Arr
     points = np.vstack([np.zeros((1, 2)), points_T2])
     end = (points[-1] - points[-2]) / dt
     spline = CubicSpline(t, points, bc_type=((1, np.array([v_0, 0.0])), (1, end)))
-    return spline(np.arange(1, int(round(t[-1] / new_dt)) + 1) * new_dt)
+    return spline(np.arange(1, round(t[-1] / new_dt) + 1) * new_dt)
 
 
 def along_polyline(line_P2: Array) -> Array:
@@ -100,7 +100,10 @@ def along_polyline(line_P2: Array) -> Array:
 
 
 def project_to_polyline(points_N2: Array, line_P2: Array) -> tuple[Array, Array]:
-    """Nearest position on a polyline: (arc length (N,), signed lateral offset (N,), left positive)."""
+    """Nearest position on a polyline: (arc length (N,), signed distance to it (N,), left positive).
+
+    Beyond an end the distance is that to the end point, so its magnitude is shapely's everywhere.
+    """
     points = np.atleast_2d(points_N2)
     start, step = line_P2[:-1], np.diff(line_P2, axis=0)
     length = np.maximum(np.hypot(*step.T), 1e-9)
@@ -111,7 +114,7 @@ def project_to_polyline(points_N2: Array, line_P2: Array) -> tuple[Array, Array]
     best = np.argmin((gap**2).sum(-1), 1)
     i = np.arange(len(points))
     cross = unit[best, 0] * rel[i, best, 1] - unit[best, 1] * rel[i, best, 0]
-    offset = np.sign(cross) * np.hypot(*gap[i, best].T)
+    offset = np.where(cross < 0, -1.0, 1.0) * np.hypot(*gap[i, best].T)  # not np.sign: 0 straight beyond an end
     return along_polyline(line_P2)[best] + along[i, best], offset
 
 

@@ -56,8 +56,11 @@ def get(kind: str, name: str) -> Any:
     found = listing(kind)
     if name not in found:
         raise InputError(f"no {kind} named '{name}'; there are {sorted(found)}")
-    module, attribute = found[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    module, _, attribute = found[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:  # of a plug-in; built-ins are tested
+        raise InputError(f"{kind} '{name}' ({found[name]}) cannot be loaded: {error}") from error
 
 
 def make_policy(spec: str, *, seed: int = 0) -> Any:

@@ -8,7 +8,7 @@ import functools
 import multiprocessing
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -219,52 +219,77 @@ def drive_many(
     """
     given = policy_spec if isinstance(policy_spec, str) else getattr(policy_spec, "__name__", "policy")
     name = policy_name or str(given)
-    job = _Job(policy_spec, name, seed, config, plan_every, record, record_every)
-    with tqdm(total=len(scenes), desc=f"drive {name}", unit="clip", mininterval=1.0, disable=not progress) as bar:
-        return map_in_workers(job.driver, scenes, workers, bar.update)
+    return drive_several(
+        {name: policy_spec}, [(name, scene) for scene in scenes], workers=workers, seed=seed, config=config,
+        plan_every=plan_every, record=record, record_every=record_every, label=f"drive {name}", progress=progress,
+    )  # fmt: skip
+
+
+def drive_several(
+    policies: Mapping[str, PolicySpec],
+    drives: Sequence[tuple[str, ClipSource]],
+    *,
+    workers: int,
+    seed: int = 0,
+    config: SimConfig = DEFAULT_CONFIG,
+    plan_every: int = 1,
+    record: Record = "none",
+    record_every: int = 1,
+    label: str = "drive",
+    progress: bool = False,
+) -> list[Rollout]:
+    """Drive pairs of (policy name, clip) with one set of workers; `policies` says how each name is made. Else as
+    `drive_many`."""
+    work = _Work(dict(policies), seed, config, plan_every, record, record_every)
+    with tqdm(total=len(drives), desc=label, unit="clip", mininterval=1.0, disable=not progress) as bar:
+        return map_in_workers(functools.partial(_Driver, work), drives, workers, bar.update)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
-    """Everything a worker needs besides the clip."""
+class _Work:
+    """Everything a worker needs besides its drives."""
 
-    spec: PolicySpec
-    name: str
+    specs: dict[str, PolicySpec]
     seed: int
     config: SimConfig
     plan_every: int
     record: Record
     record_every: int
 
-    def driver(self) -> Callable[[ClipSource], Rollout]:
-        """Makes the policy, once a process; what is returned drives one clip."""
-        in_worker = multiprocessing.parent_process() is not None
-        try:
-            policy = self._policy()
-        except Exception as error:
-            if not in_worker:
-                raise
-            return functools.partial(_raise, error)  # a pool whose start fails says only that it is broken
-        if in_worker and "torch" in sys.modules:  # only a policy that needs torch has imported it
-            sys.modules["torch"].set_num_threads(1)
-        return functools.partial(self.drive, policy)
 
-    def _policy(self) -> Policy:
-        if not isinstance(self.spec, str):
-            return self.spec()
-        from senna2.registry import make_policy
+class _Driver:
+    """Drives one (policy name, clip) after the other; each policy is made once a process, when it is first needed."""
 
-        policy: Policy = make_policy(self.spec, seed=self.seed)
+    def __init__(self, work: _Work) -> None:
+        self.work = work
+        self.made: dict[str, Policy] = {}
+
+    def __call__(self, item: tuple[str, ClipSource]) -> Rollout:
+        name, source = item
+        if name not in self.made:
+            self.made[name] = self._make(self.work.specs[name])
+        return self.drive(name, self.made[name], source)
+
+    def _make(self, spec: PolicySpec) -> Policy:
+        if not isinstance(spec, str):
+            policy = spec()
+        else:
+            from senna2.registry import make_policy
+
+            policy = make_policy(spec, seed=self.work.seed)
+        if multiprocessing.parent_process() is not None and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)  # only a policy that needs torch has imported it
         return policy
 
-    def drive(self, policy: Policy, source: ClipSource) -> Rollout:
+    def drive(self, name: str, policy: Policy, source: ClipSource) -> Rollout:
         clip = source.meta.name if isinstance(source, Scene) else str(source)
+        work = self.work
         try:
             scene = _load(source)
             clip = scene.meta.name
             return drive(
-                policy, scene, policy_name=self.name, seed=self.seed, config=self.config, plan_every=self.plan_every,
-                record=self.record, record_every=self.record_every,
+                policy, scene, policy_name=name, seed=work.seed, config=work.config, plan_every=work.plan_every,
+                record=work.record, record_every=work.record_every,
             )  # fmt: skip
         except InputError as error:
             if clip in str(error):
@@ -272,10 +297,6 @@ class _Job:
             raise InputError(f"clip {clip}: {error}") from error
         except Exception as error:
             raise RuntimeError(f"clip {clip}: {type(error).__name__}: {error}") from error
-
-
-def _raise(error: Exception, source: ClipSource) -> Rollout:
-    raise error
 
 
 def _load(source: ClipSource) -> Scene:
@@ -292,9 +313,15 @@ def _load(source: ClipSource) -> Scene:
 
 
 def plan_samples(
-    policy: Any, samples: Samples, *, decision: Decision | None = None, seed: int = 0, batch: int = 64
+    policy: Any,
+    samples: Samples,
+    *,
+    decision: Decision | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    shapes: Mapping[str, VehicleShape] | None = None,
 ) -> Plans:
-    """Plans of a policy for samples, open loop; `decision` forces the planner's.
+    """Plans of a policy for samples, open loop; `decision` forces the planner's. `shapes`: the ego's body by clip name.
 
     Uses `policy.plan_batch(samples, decision, seed)` where there is one, else `act` on one sample after the other,
     each after a `reset` without an expert. Raises `InputError` if a decision is forced on a policy that takes none.
@@ -313,7 +340,8 @@ def plan_samples(
         observation = observation_of(samples, i)
         start = EgoState(0.0, 0.0, 0.0, observation.v)
         blank = np.zeros((0, 3))
-        policy.reset(ClipMeta(PLAN_DT, _rig_of(samples), VehicleShape(), 0.0, blank[:, 0], blank, start), seed)
+        shape = (shapes or {}).get(samples.clips[samples.clip_N[i]], VehicleShape())
+        policy.reset(ClipMeta(PLAN_DT, _rig_of(samples), shape, 0.0, blank[:, 0], blank, start), seed)
         plans.append(policy.act(observation))
     return Plans.stack(plans).validate()
 

@@ -1,14 +1,18 @@
-"""Worker processes: spawned, one thread each, results in order, Ctrl-C that ends them all."""
+"""Worker processes: fresh, one thread each, results in order, Ctrl-C that ends them all."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -18,9 +22,11 @@ R = TypeVar("R")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def run_jobs(function: Callable[..., R], jobs: Sequence[tuple[Any, ...]], *, workers: int, label: str) -> list[R]:
+def run_jobs(
+    function: Callable[..., R], jobs: Sequence[tuple[Any, ...]], *, workers: int, label: str, unit: str = "clip"
+) -> list[R]:
     """`[function(*job) for job in jobs]` in worker processes, with a progress bar. Everything must be picklable."""
-    with tqdm(total=len(jobs), desc=label, unit="clip", mininterval=1.0) as bar:
+    with tqdm(total=len(jobs), desc=label, unit=unit, mininterval=1.0) as bar:
         return map_in_workers(functools.partial(_splat, function), jobs, workers, bar.update)
 
 
@@ -50,12 +56,12 @@ def map_in_workers(
     others = set(multiprocessing.active_children())
     found: dict[int, R] = {}
     with one_thread_each():
-        pool = ProcessPoolExecutor(
-            min(workers, len(items)), mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(make,)
-        )
+        count = min(workers, len(items))
+        pool = ProcessPoolExecutor(count, mp_context=_context(), initializer=_begin, initargs=(make,))
         futures: dict[Future[R], int] = {}
         try:
-            futures = {pool.submit(_run, item): i for i, item in enumerate(items)}
+            with _ctrl_c_held():
+                futures = {pool.submit(_run, item): i for i, item in enumerate(items)}
             for future in as_completed(futures):
                 found[futures[future]] = future.result()
                 done()
@@ -66,6 +72,39 @@ def map_in_workers(
             raise
         pool.shutdown()
     return [found[i] for i in range(len(items))]
+
+
+@contextlib.contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Ctrl-C while processes start is raised once they all have, so that none is missed when they are ended. They
+    inherit the signal blocked: one that still imports prints no traceback of its own (`_begin` is too late for that).
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    # Blocking alone is not enough: any other thread may take the signal, and Python raises it here all the same.
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    resource_tracker.ensure_running()  # it unblocks the signal when it starts
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if held and callable(handler):
+        handler(signal.SIGINT, None)
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Workers forked from a clean server process that has imported once what they need (torch and transformers take
+    seconds, a run has a dozen pools); where there is no such server, spawned. Never forked from this process, whose
+    threads they would inherit half."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["senna2.rollouts", *(["senna2.model.policy"] if "torch" in sys.modules else [])])
+    return context
 
 
 _function: Callable[[Any], Any] | None = None  # set once in each worker process

@@ -7,7 +7,7 @@ import pytest
 
 from senna2.evaluate.open_loop import open_loop, plan_poses
 from senna2.frames import yaw_from_steps
-from senna2.types import MAX_AGENTS, AgentClass, Plans, Samples, VehicleShape
+from senna2.types import MAX_AGENTS, AgentClass, InputError, Plans, Samples, VehicleShape
 
 SHAPE = VehicleShape()
 
@@ -144,3 +144,22 @@ def test_yaw_of_many_plans_is_that_of_one():
 
 def test_agents_fill_every_slot():
     assert fake().agent_futures_NAT3.shape[1] == MAX_AGENTS
+
+
+def test_each_clip_is_judged_with_its_own_body():
+    """Beside an agent at 2.0 m (1.8 m wide): a 1.9 m wide ego passes, one of 2.6 m does not."""
+    narrow, wide = dataclasses.replace(SHAPE, width=1.9), dataclasses.replace(SHAPE, width=2.6)
+    s = with_agent(fake(4), slice(None), (8.0, 2.0, 0.0))
+    # The recorded ego keeps away from it, or the sample would be left out.
+    future = s.future_NT3.copy()
+    future[:, :, 1] = -3.0 * np.linspace(0, 1, future.shape[1]) ** 0.25
+    s = dataclasses.replace(s, future_NT3=future, clips=("a", "b"), families=("x", "x"),
+                            clip_N=np.array([0, 0, 1, 1], np.int32))  # fmt: skip
+    points = np.zeros_like(future[..., :2])
+    points[..., 0] = future[..., 0]
+    plans = dataclasses.replace(replay(s), points_NT2=points)
+    assert values(open_loop(s, plans, narrow))["dcr"] == 0
+    assert values(open_loop(s, plans, wide))["dcr"] == 100
+    assert values(open_loop(s, plans, {"a": narrow, "b": wide}))["dcr"] == 50
+    with pytest.raises(InputError, match="clip 'b'"):
+        open_loop(s, plans, {"a": narrow})

@@ -1,6 +1,8 @@
 """A dual system small enough to train in a second, and samples of three speed classes to train it on."""
 
 import dataclasses
+import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,19 +38,24 @@ def vlm_folder(tmp_path_factory):
     return folder
 
 
+def small_store() -> MemoryStore:
+    return MemoryStore(Samples.fake(24, Rig.fake(), seed=3))
+
+
+def small_policy(vlm_folder: Path, store: MemoryStore, **changes) -> DualSystem:
+    """Identical weights at every call, in every process."""
+    config = PolicyConfig(dim=32, blocks=2, channels=(8, 8, 16, 16), agent_queries=4, map_queries=4, **changes)
+    policy = DualSystem(config, Rig.fake(), vlm=DrivingVLM.from_pretrained(vlm_folder), seed=0)
+    policy.fit_basis(store.states)
+    return policy.train()
+
+
 @pytest.fixture
 def store() -> MemoryStore:
-    return MemoryStore(Samples.fake(24, Rig.fake(), seed=3))
+    return small_store()
 
 
 @pytest.fixture
 def make_policy(vlm_folder, store):
     """A fresh system with identical weights at every call."""
-
-    def make(**changes) -> DualSystem:
-        config = PolicyConfig(dim=32, blocks=2, channels=(8, 8, 16, 16), agent_queries=4, map_queries=4, **changes)
-        policy = DualSystem(config, Rig.fake(), vlm=DrivingVLM.from_pretrained(vlm_folder), seed=0)
-        policy.fit_basis(store.states)
-        return policy.train()
-
-    return make
+    return functools.partial(small_policy, vlm_folder, store)

@@ -43,7 +43,8 @@ def _run(stage, policy, store, config, out, *, resume=False, **more):
     if stage == "3":
         if not resume:
             save_frames(out / "round-0", _frames(store))  # what `collect` would have left
-        return run_3(policy, lambda *_: pytest.fail("frames are there already"), config, out, **{**common, "resume": True})
+        common["resume"] = True
+        return run_3(policy, lambda *_: pytest.fail("frames are there already"), config, out, **common)
     return {"1a": run_1a, "1b": run_1b, "1c": run_1c, "2": run_2}[stage](policy, store, config, out, **common)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from senna2.config import load_json
-from senna2.types import Array, InputError, Samples
+from senna2.provenance import replace_folder
+from senna2.types import Array, InputError, Samples, require
 
 SCHEMA = "senna2.samples/1"
 _TEXT = ("instruction_N", "clips", "families")
@@ -28,6 +29,7 @@ def write_part(folder: Path, name: str, samples: Samples) -> Path:
     target = folder / name
     temporary = folder / f".{name}.{os.getpid()}"
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this number
         temporary.mkdir(parents=True)
         for field in _ARRAYS:
             np.save(temporary / f"{field}.npy", getattr(samples, field))
@@ -40,12 +42,10 @@ def write_part(folder: Path, name: str, samples: Samples) -> Path:
             **{k: getattr(samples, k) for k in _TEXT},
         }
         (temporary / "part.json").write_text(json.dumps(meta))
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        replace_folder(temporary, target)
     except OSError as error:
         raise InputError(
-            f"{target}: cannot be written ({error.strerror}); free disk space or choose another --out"
+            f"{target}: cannot be written ({error.strerror or error}); free disk space or choose another --out"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -65,6 +65,13 @@ class SampleStore:
             )
         read = [_read_part(p, images) for p in chosen]
         self._views = [r[1] for r in read]
+        shapes = [{camera: v.shape[1:] for camera, v in views.items()} for views in self._views]
+        for part, found_shapes in zip(chosen, shapes, strict=True):
+            if found_shapes != shapes[0]:
+                raise InputError(
+                    f"{part}: has images {found_shapes}, {chosen[0].name} has {shapes[0]}; "
+                    "samples of one rig belong in one folder"
+                )
         self._start = np.concatenate([[0], np.cumsum([len(r[0]) for r in read])])
         self.states = Samples.concatenate([r[0] for r in read])
         object.__setattr__(self.states, "index_N", np.arange(len(self.states), dtype=np.int64))
@@ -87,19 +94,24 @@ class SampleStore:
 
 def _read_part(folder: Path, images: bool) -> tuple[Samples, dict[str, Array]]:
     meta = load_json(folder / "part.json")
-    if meta.get("schema") != SCHEMA:
-        raise InputError(
-            f"{folder / 'part.json'}: schema '{meta.get('schema')}', expected '{SCHEMA}'; make the samples anew"
-        )
+    schema = meta.get("schema") if isinstance(meta, dict) else None
+    if schema != SCHEMA:
+        raise InputError(f"{folder / 'part.json'}: schema '{schema}', expected '{SCHEMA}'; make the samples anew")
+    for key in ("n", "cameras", *_TEXT):
+        if key not in meta:
+            raise InputError(f"{folder / 'part.json'}: field '{key}' is missing; make the samples anew")
     values: dict[str, Any] = {k: tuple(meta[k]) for k in _TEXT}
     for field in _ARRAYS:
         values[field] = _load(folder / f"{field}.npy", meta["n"])
-    views = (
-        {c: _load(folder / f"images.{c}.npy", meta["n"], mmap=True) for c in meta["cameras"]}
-        if images
-        else {}
-    )
-    return Samples(**values, images={}).validate(), views
+    views = {}
+    for camera in meta["cameras"] if images else ():
+        path = folder / f"images.{camera}.npy"
+        views[camera] = _load(path, meta["n"], mmap=True)
+        require(views[camera].ndim == 5 and views[camera].dtype == np.uint8, str(path), "is not (N, K, H, W, 3) uint8")
+    try:
+        return Samples(**values, images={}).validate(), views
+    except InputError as error:
+        raise InputError(f"{folder}: {error}; delete this folder and make the samples again") from error
 
 
 def _load(path: Path, n: int, *, mmap: bool = False) -> Array:
@@ -109,8 +121,7 @@ def _load(path: Path, n: int, *, mmap: bool = False) -> Array:
         raise InputError(
             f"{path}: cannot be read ({error}); delete its folder and make the samples again"
         ) from error
-    if len(value) != n:
-        raise InputError(
-            f"{path}: holds {len(value)} samples, part.json says {n}; delete its folder and make them again"
-        )
+    held = len(value) if value.ndim else 0
+    if held != n:
+        raise InputError(f"{path}: holds {held} samples, part.json says {n}; delete its folder and make them again")
     return value

@@ -7,6 +7,7 @@ Legend: N samples, C clips, S seeds, K counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -132,8 +133,16 @@ def _floor(counts: Array, shuffled: bool) -> Array:
     return _mean_of_present(np.concatenate(scores, -1))
 
 
-def _column(i: int, **options: bool) -> Callable[[Array], Array]:
-    return lambda counts: class_f1(counts, **options)[..., i]
+def _class(counts: Array, i: int, lane_changes: bool) -> Array:
+    return class_f1(counts, lane_changes=lane_changes)[..., i]
+
+
+def _column(i: int, *, lane_changes: bool = True) -> Callable[[Array], Array]:
+    return partial(_class, i=i, lane_changes=lane_changes)  # not a lambda: results come back from worker processes
+
+
+def _strict(counts: Array) -> Array:
+    return _mean_of_present(class_f1(counts, strict=True))
 
 
 def _coverage(counts: Array) -> Array:
@@ -144,10 +153,10 @@ def _coverage(counts: Array) -> Array:
 STATISTICS: dict[str, Callable[[Array], Array]] = {
     **{name: _column(i) for i, name in enumerate(CLASSES)},
     "avg": average_f1,
-    "f1_strict": lambda counts: _mean_of_present(class_f1(counts, strict=True)),
+    "f1_strict": _strict,
     "coverage": _coverage,
-    "floor_majority": lambda counts: _floor(counts, shuffled=False),
-    "floor_shuffled": lambda counts: _floor(counts, shuffled=True),
+    "floor_majority": partial(_floor, shuffled=False),
+    "floor_shuffled": partial(_floor, shuffled=True),
     "left_without_lane_change": _column(1, lane_changes=False),
     "right_without_lane_change": _column(2, lane_changes=False),
 }

@@ -5,6 +5,8 @@ Legend: N samples, M of them, T plan steps, A agents, S kerb segments.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from senna2.evaluate.consistency import PlansBySeed, by_seed, per_clip, recorded
@@ -16,6 +18,8 @@ from senna2.types import AgentClass, Array, InputError, Samples, VehicleShape
 MIN_STEP = 0.02  # m; shorter steps keep the yaw (EVALUATION, Poses)
 FAR = 1e6  # m; where an absent agent is put, so that no test can meet it
 CHUNK = 256  # samples a time: bounds the memory of sample × step × agent boxes
+
+Shapes = VehicleShape | Mapping[str, VehicleShape]  # the ego's body, or one a clip by the clip's name
 
 
 def step_yaws(points_NT2: Array, yaw_0: float = 0.0) -> Array:
@@ -46,7 +50,22 @@ def _agent_boxes(samples: Samples, chosen: Array) -> Array:
     return boxes
 
 
-def collisions(samples: Samples, poses_NT3: Array, shape: VehicleShape, chosen: Array, *, now: bool) -> Array:
+def _ego_boxes(samples: Samples, poses_MT3: Array, shape: Shapes, chosen: Array) -> Array:
+    """(M, T, 5) boxes of rear-axle poses, each with the body of its own clip: recordings come from several cars."""
+    poses_MT3 = np.asarray(poses_MT3, np.float64)
+    if isinstance(shape, VehicleShape):
+        return box_of(poses_MT3, shape)
+    out = np.empty((*poses_MT3.shape[:2], 5))
+    clip_M = samples.clip_N[chosen]
+    for clip in np.unique(clip_M):
+        name = samples.clips[clip]
+        if name not in shape:
+            raise InputError(f"open_loop: no vehicle shape for clip '{name}'; there are those of {sorted(shape)}")
+        out[clip_M == clip] = box_of(poses_MT3[clip_M == clip], shape[name])
+    return out
+
+
+def collisions(samples: Samples, poses_NT3: Array, shape: Shapes, chosen: Array, *, now: bool) -> Array:
     """(M, 3) bool of the samples `chosen`: meets a moving-class agent, a static box, a kerb.
 
     poses_NT3 are those of the chosen samples at 0.1 s steps from 0.1 s, or from 0 s with `now`.
@@ -55,7 +74,7 @@ def collisions(samples: Samples, poses_NT3: Array, shape: VehicleShape, chosen: 
     first = 0 if now else 1
     for start in range(0, len(chosen), CHUNK):
         part = chosen[start : start + CHUNK]
-        ego = box_of(np.asarray(poses_NT3[start : start + CHUNK], np.float64), shape)  # (m, T, 5)
+        ego = _ego_boxes(samples, poses_NT3[start : start + CHUNK], shape, part)  # (m, T, 5)
         agents = _agent_boxes(samples, part)[:, :, first : first + ego.shape[1]]
         meets = np.asarray(overlap(ego[:, None], agents)).any(-1)  # (m, A)
         static = samples.classes_NA[part] == AgentClass.STATIC
@@ -69,15 +88,18 @@ def collisions(samples: Samples, poses_NT3: Array, shape: VehicleShape, chosen: 
     return hit
 
 
-def _recorded_ego_collides(samples: Samples, shape: VehicleShape, chosen: Array) -> Array:
+def _recorded_ego_collides(samples: Samples, shape: Shapes, chosen: Array) -> Array:
     """(M,) the recorded ego itself meets an agent or a kerb within the horizon, 0 s included."""
     future = samples.future_NT3[chosen].astype(np.float64)
     poses = np.concatenate([np.zeros((len(chosen), 1, 3)), future], 1)
     return np.any(collisions(samples, poses, shape, chosen, now=True), axis=1)
 
 
-def open_loop(samples: Samples, plans: PlansBySeed, shape: VehicleShape) -> dict[str, MetricValue]:
-    """The open-loop suite: fde_m, ade_m in m; cr, dcr, scr in %. `plans`: of one seed, or by seed."""
+def open_loop(samples: Samples, plans: PlansBySeed, shape: Shapes) -> dict[str, MetricValue]:
+    """The open-loop suite: fde_m, ade_m in m; cr, dcr, scr in %. `plans`: of one seed, or by seed.
+
+    Raises `InputError` for no sample with a whole future, or a clip that `shape` leaves out.
+    """
     seeds = by_seed(plans, len(samples))
     keep, note = recorded(samples)
     whole = keep & np.isfinite(samples.future_NT3).all((1, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,8 @@ def view_verb(folder: Path, out: Path, *, scale: float, frames: int = 4) -> dict
 
     if not 0.1 <= scale <= 16:
         raise InputError(f"--scale {scale}: must lie between 0.1 and 16")
+    if out.suffix != ".png":
+        raise InputError(f"--out {out}: the picture is a PNG; give a name that ends in .png")
     scene = load_clip(folder)
     simulator = Simulator(scaled_rig(scene, scale))
     rows = []
@@ -95,5 +98,10 @@ def view_verb(folder: Path, out: Path, *, scale: float, frames: int = 4) -> dict
         row = [np.pad(v[-1], ((0, height - v.shape[1]), (0, 4), (0, 0))) for v in images.values()]
         rows.append(np.concatenate(row, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(out)
+    fresh = out.with_name(f".{out.stem}.{os.getpid()}.png")
+    try:
+        Image.fromarray(np.concatenate(rows)).save(fresh)
+        os.replace(fresh, out)
+    finally:
+        fresh.unlink(missing_ok=True)
     return {"picture": str(out)}

@@ -35,12 +35,13 @@ class Clips:
 @dataclass(frozen=True)
 class Evaluation:
     """How much is measured. `vlm_period_s`: simulated time between two VLM ticks. `forced_clips`: clips driven under
-    forced decisions (speed and mileage curves)."""
+    forced decisions (speed and mileage curves). `video_every`: frames of a drive between two of its video."""
 
     open_samples: int
     control_samples: int
     forced_clips: int
     vlm_period_s: float = 0.5
+    video_every: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,14 @@ def load_recipe(name: str) -> Recipe:
             raise InputError(
                 f"--recipe {name}: unknown; there are {sorted(listing('recipes'))}, or give module:function"
             )
-        return get("recipes", name)()  # type: ignore[no-any-return]
-    module, function = name.split(":", 1)
-    try:
-        recipe = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"--recipe {name}: {error}") from error
+        recipe = get("recipes", name)()
+    else:
+        module, function = name.split(":", 1)
+        try:
+            make = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"--recipe {name}: {error}; give module:function that can be imported") from error
+        recipe = make()
     if not isinstance(recipe, Recipe):
         raise InputError(f"--recipe {name}: returns {type(recipe).__name__}, not a senna2.recipes.config.Recipe")
     return recipe

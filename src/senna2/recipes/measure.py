@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +24,10 @@ from senna2.evaluate.results import Suites, assemble, compare, write_results
 from senna2.provenance import provenance
 from senna2.recipes.clips import make_clips
 from senna2.registry import listing, make_policy
-from senna2.rollouts import PolicySpec, drive_many, plan_samples
+from senna2.rollouts import PolicySpec, drive_several, plan_samples
 from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape
-from senna2.world.clip import find_clips, load_clip
+from senna2.workers import run_jobs
+from senna2.world.clip import clip_meta, find_clips
 
 DEFAULT_CLIPS = 60
 FORCED = (Speed.ACCELERATE, Speed.KEEP, Speed.DECELERATE)
@@ -38,6 +41,7 @@ class Measured:
     rollouts: list[Rollout] = field(default_factory=list)
     plans: Plans | None = None
     forced_plans: dict[Speed, Plans] = field(default_factory=dict)
+    forced_rollouts: dict[str, list[Rollout]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -49,50 +53,105 @@ def open_loop_samples(clips: Sequence[Path], folder: Path, *, every: int, most: 
     return store.take(chosen)
 
 
+def clip_shapes(clips: Sequence[Path]) -> dict[str, VehicleShape]:
+    """The ego's body in each clip, by the clip's name: recordings come from several cars.
+
+    Raises `InputError` if two clips have one name; results are told apart by it.
+    """
+    metas = [clip_meta(folder) for folder in clips]
+    where: dict[str, Path] = {}
+    for folder, meta in zip(clips, metas, strict=True):
+        if meta.name in where:
+            raise InputError(f"{folder}: is named '{meta.name}' like {where[meta.name]}; measure them one at a time")
+        where[meta.name] = folder
+    return {meta.name: meta.ego_shape for meta in metas}
+
+
 def measure(
-    spec: PolicySpec,
-    name: str,
+    specs: Mapping[str, PolicySpec],
     *,
     suites: Sequence[str],
     clips: Sequence[Path],
     samples: Samples | None,
-    shape: VehicleShape,
+    shapes: Mapping[str, VehicleShape],
     control_samples: int,
     seed: int,
     workers: int,
     vlm_period_s: float | None = None,
-) -> Measured:
-    """Run the suites (`consistency`, `open`, `closed`, `control`) for one policy."""
-    done = Measured()
-    policy = make_policy(spec, seed=seed) if isinstance(spec, str) else spec()
-    decides = getattr(policy, "vlm", None) is not None
-    if samples is not None and {"open", "consistency"} & set(suites):
-        start = time.perf_counter()
-        done.plans = _expert_plans(samples) if name == "expert" else plan_samples(policy, samples, seed=seed)
-        if "open" in suites:
-            done.suites["open_loop"] = open_loop(samples, done.plans, shape)
-        if "consistency" in suites and decides:
-            done.suites["consistency"] = consistency(samples, done.plans)
-        done.seconds["open"] = time.perf_counter() - start
-    if samples is not None and "control" in suites and decides:
-        start = time.perf_counter()
-        some = samples.take(slice(0, control_samples))
-        done.forced_plans = {
-            s: plan_samples(policy, some, decision=Decision(s, Direction.UNKNOWN), seed=seed) for s in FORCED
-        }
-        done.suites["control"] = control(some, done.forced_plans)
-        done.seconds["control"] = time.perf_counter() - start
-    if "closed" in suites:
-        start = time.perf_counter()
-        driver: PolicySpec = spec
-        if vlm_period_s is not None and decides and isinstance(spec, str):
-            driver = functools.partial(configured, spec, vlm_period_s=vlm_period_s)
-        # A cheap driver is done before worker processes have started.
-        used = workers if getattr(policy, "needs_images", True) else 0
-        done.rollouts = drive_many(driver, list(clips), workers=used, seed=seed, policy_name=name, progress=True)
-        done.suites["closed_loop"] = closed_loop(done.rollouts)
-        done.seconds["closed"] = time.perf_counter() - start
+    forced: tuple[Sequence[str], Sequence[Path]] = ((), ()),
+) -> dict[str, Measured]:
+    """Run the suites (`consistency`, `open`, `closed`, `control`) for every policy. `shapes`: the ego's body by clip.
+
+    `forced`: policies that also drive these clips under each forced speed decision (the paper's curves); their
+    rollouts come back in `Measured.forced_rollouts`, by mode.
+    """
+    done = {name: Measured() for name in specs}
+    if samples is not None and set(suites) - {"closed"}:
+        jobs = [(spec, name, suites, samples, shapes, control_samples, seed) for name, spec in specs.items()]
+        planned = run_jobs(_plan, jobs, workers=workers, label="open loop", unit="policy")
+        for part, made in zip(done.values(), planned, strict=True):
+            part.plans, part.forced_plans, part.seconds["open"] = made
+            if "open" in suites and part.plans is not None:
+                part.suites["open_loop"] = open_loop(samples, part.plans, shapes)
+            if "consistency" in suites and part.plans is not None and (part.plans.vlm_speed_N >= 0).any():
+                part.suites["consistency"] = consistency(samples, part.plans)
+            if part.forced_plans:
+                part.suites["control"] = control(samples.take(slice(0, control_samples)), part.forced_plans)
+    if "closed" not in suites:
+        return done
+    start = time.perf_counter()
+    modes = {s.name.lower(): Decision(s, Direction.UNKNOWN) for s in FORCED}
+    drivers: dict[str, PolicySpec] = {}
+    here: list[tuple[str, Path]] = []  # a cheap driver is done before a worker has loaded the clip
+    away: list[tuple[str, Path]] = []
+    for name, spec in specs.items():
+        policy = make_policy(spec, seed=seed) if isinstance(spec, str) else spec()
+        needs_images = getattr(policy, "needs_images", True)
+        decides = getattr(policy, "vlm", None) is not None
+        drivers[name] = _configured(spec, vlm_period_s, None) if decides and isinstance(spec, str) else spec
+        (away if needs_images else here).extend((name, clip) for clip in clips)
+        if name in forced[0] and isinstance(spec, str):
+            for mode, decision in modes.items():
+                drivers[f"{name} {mode}"] = _configured(spec, vlm_period_s, decision)
+                away += [(f"{name} {mode}", clip) for clip in forced[1]]
+    rollouts = drive_several(drivers, here, workers=0, seed=seed, label="drive cheap policies", progress=True)
+    rollouts += drive_several(drivers, away, workers=workers, seed=seed, label="drive", progress=True)
+    seconds = time.perf_counter() - start
+    for name, part in done.items():
+        part.rollouts = [r for r in rollouts if r.policy == name]
+        part.suites["closed_loop"] = closed_loop(part.rollouts)
+        part.seconds["closed"] = seconds * len(part.rollouts) / len(rollouts)
+        if name in forced[0]:
+            chosen = {r.clip for r in rollouts if r.policy == f"{name} keep"}
+            part.forced_rollouts = {m: [r for r in rollouts if r.policy == f"{name} {m}"] for m in modes}
+            part.forced_rollouts["normal"] = [r for r in part.rollouts if r.clip in chosen]
     return done
+
+
+def _plan(
+    spec: PolicySpec, name: str, suites: Sequence[str], samples: Samples, shapes: Mapping[str, VehicleShape],
+    control_samples: int, seed: int,
+) -> tuple[Plans | None, dict[Speed, Plans], float]:  # fmt: skip
+    """One policy's plans for the samples, those under forced decisions, and the seconds they took."""
+    start = time.perf_counter()
+    policy = make_policy(spec, seed=seed) if isinstance(spec, str) else spec()
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    decides = getattr(policy, "vlm", None) is not None
+    plans, forced = None, {}
+    if name == "expert":
+        plans = _expert_plans(samples)
+    elif {"open", "consistency"} & set(suites):
+        plans = plan_samples(policy, samples, seed=seed, shapes=shapes)
+    if "control" in suites and decides:
+        some = samples.take(slice(0, control_samples))
+        for speed in FORCED:
+            forced[speed] = plan_samples(policy, some, decision=Decision(speed, Direction.UNKNOWN), seed=seed)
+    return plans, forced, time.perf_counter() - start
+
+
+def _configured(spec: str, vlm_period_s: float | None, forced: Decision | None) -> PolicySpec:
+    return functools.partial(configured, spec, vlm_period_s=vlm_period_s, forced=forced)
 
 
 def configured(spec: str, *, vlm_period_s: float | None = None, forced: Decision | None = None) -> Any:
@@ -102,19 +161,6 @@ def configured(spec: str, *, vlm_period_s: float | None = None, forced: Decision
         policy.memory.period_s = vlm_period_s
     policy.forced = forced
     return policy
-
-
-def forced_rollouts(
-    spec: str, name: str, clips: Sequence[Path], *, seed: int, workers: int
-) -> dict[str, list[Rollout]]:
-    """Closed loop under each forced speed decision and under the VLM's own ("normal"): the paper's curves."""
-    modes: dict[str, Decision | None] = {"normal": None}
-    modes |= {s.name.lower(): Decision(s, Direction.UNKNOWN) for s in FORCED}
-    return {
-        mode: drive_many(functools.partial(configured, spec, forced=decision), list(clips), workers=workers, seed=seed,
-                         policy_name=f"{name} {mode}", progress=True)
-        for mode, decision in modes.items()
-    }  # fmt: skip
 
 
 def _expert_plans(samples: Samples) -> Plans:
@@ -165,21 +211,41 @@ def eval_verb(
     named = policy_names(specs)
     for spec in named.values():
         make_policy(spec)  # a wrong name fails before anything is driven
+    _writable(out)
     clips = resolve_scenes(scenes, out, limit=limit, workers=workers)
-    shape = load_clip(clips[0]).meta.ego_shape
+    shapes = clip_shapes(clips)
     samples = None
     if set(suites) - {"closed"}:
-        samples = open_loop_samples(clips, out.parent / f".{out.stem}-samples", every=4, most=5000, workers=workers)
-    measured = {
-        name: measure(spec, name, suites=suites, clips=clips, samples=samples, shape=shape, control_samples=500,
-                      seed=seed, workers=workers)
-        for name, spec in named.items()
-    }  # fmt: skip
+        # Made anew each time: clips of the same name may have been made again since.
+        with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as folder:
+            samples = open_loop_samples(clips, Path(folder), every=4, most=5000, workers=workers)
+    measured = measure(
+        named,
+        suites=suites,
+        clips=clips,
+        samples=samples,
+        shapes=shapes,
+        control_samples=500,
+        seed=seed,
+        workers=workers,
+    )
     results = collect_results(
         measured, recipe={"name": "eval", "note": f"{suite} on {scenes}"}, seeds=[seed], pairs=neighbours(list(named))
     )
     write_results(out, results)
     return {"results": str(out), **headline(results)}
+
+
+def _writable(out: Path) -> None:
+    """`InputError` now rather than after an hour of driving."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from error
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the name of a .json file")
 
 
 def neighbours(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -84,15 +84,16 @@ def run_stage(
     ranks = ranks or Ranks()
     saved, training = out / "policy", out / "training"
     identity = fingerprint({"recipe": to_dict(recipe), "stage": stage, "adapter": policy.config.adapter})
+    mark = training / "identity.json"
+    if resume and mark.exists() and load_json(mark) != identity:
+        raise InputError(f"{training}: belongs to another recipe or seed; drop --resume or choose another --out")
     if resume and (saved / "config.json").is_file():
         return saved
-    if resume and training.exists() and load_json(training / "identity.json") != identity:
-        raise InputError(f"{training}: belongs to another recipe or seed; drop --resume or choose another --out")
     if not resume and ranks.is_main:
         shutil.rmtree(training, ignore_errors=True)
         shutil.rmtree(saved, ignore_errors=True)
     if ranks.is_main:
-        write_json(training / "identity.json", identity)
+        write_json(mark, identity)
     ranks.barrier()
     policy.to(ranks.device)
     common: dict[str, Any] = {"seed": recipe.seed, "ranks": ranks, "resume": resume, **loop}
@@ -108,9 +109,9 @@ def run_stage(
         if ranks.is_main:
             write_json(training / "health.json", _health(policy, store, recipe.seed))
     elif store is not None:
-        run = {"1b": run_1b, "1c": run_1c, "2": run_2}[stage]
+        run: Any = {"1b": run_1b, "1c": run_1c, "2": run_2}[stage]
         config = {"1b": recipe.stage1b, "1c": recipe.stage1c, "2": recipe.stage2}[stage]
-        run(policy, store, config, training, **common)  # type: ignore[arg-type]
+        run(policy, store, config, training, **common)
     if policy.vlm is not None and policy.vlm.lora_parameters():
         policy.vlm.merge_lora()
     policy.eval()
@@ -140,18 +141,22 @@ def _stage_3(
         return rollouts
 
     def gather(now: DualSystem, number: int, folder: Path) -> list[Rollout]:
+        """Training clips, and before the first round the tuning clips too, so that the judge can compare."""
         rng = np.random.default_rng([recipe.seed, number])
         chosen = [clips[i] for i in rng.permutation(len(clips))[: recipe.clips.rollout]]
+        first = list(tune_clips) if number == 0 else []
         every = recipe.stage3.every
-        return roll(now, folder / "start", chosen, recipe.seed + number, record="images", record_every=every)
-
-    before = {"progress": 0.0, "parked": 1.0, "off_road": 1.0}
-    if tune_clips:
-        before = _driving(roll(policy, training / "before", tune_clips, recipe.seed))
+        rollouts = roll(
+            now, folder / "start", [*first, *chosen], recipe.seed + number, record="images", record_every=every
+        )
+        if first:
+            write_json(training / "before.json", _driving(rollouts[: len(first)]))
+        return rollouts[len(first) :]
 
     def judge(now: DualSystem, number: int) -> Verdict:
         if not tune_clips:
             return Verdict(True, "no tuning clips")
+        before = load_json(training / "before.json")
         after = _driving(roll(now, training / f"round-{number}" / "after", tune_clips, recipe.seed))
         fine = (
             after["progress"] >= LEAST_PROGRESS * before["progress"]
@@ -203,7 +208,9 @@ def train_verb(
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.size))
     try:
         policy = new_policy(recipe) if start is None else DualSystem.from_pretrained(checkpoint_in(start))
-        store, clips, tune = None, [], []
+        store: SampleStore | None = None
+        clips: list[Path] = []
+        tune: list[Path] = []
         if stage == "3":
             clips, tune = _stage_3_clips(recipe, data, out, workers, ranks)
         else:

@@ -20,12 +20,18 @@ from senna2.model.policy import DualSystem
 from senna2.provenance import write_json
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe
-from senna2.recipes.measure import Measured, collect_results, forced_rollouts, headline, measure, open_loop_samples
+from senna2.recipes.measure import (
+    clip_shapes,
+    collect_results,
+    headline,
+    measure,
+    open_loop_samples,
+)
 from senna2.recipes.media import PAIR, family_videos, story_figures
 from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, with_adapter
 from senna2.report.page import write_report
 from senna2.train.stage1 import vlm_of
-from senna2.types import InputError, VehicleShape
+from senna2.types import InputError
 from senna2.workers import run_jobs
 
 PARTS = ("clips", "samples", "stages", "videos")
@@ -41,7 +47,7 @@ def run_recipe(
         recipe = dataclasses.replace(recipe, seed=seed)
     out = Path("runs") / recipe.name if out is None else out
     workers = os.cpu_count() or 1 if workers is None else max(1, workers)
-    torch.set_num_threads(workers)
+    torch.set_num_threads(1)  # models this small gain little from two, and lose much where cores are shared
     _open_run(out, recipe, resume)
     timings: dict[str, float] = {}
     with _timed("clips", timings):
@@ -59,29 +65,23 @@ def run_recipe(
             clips["test"], out / "samples" / "test", every=c.every, most=e.open_samples, workers=workers
         )
         specs = {"constant_velocity": "constant_velocity", "idm": "idm", "expert": "expert"} | policies
-        measured: dict[str, Measured] = {
-            policy: measure(
-                spec, policy, suites=("consistency", "open", "closed", "control"), clips=clips["test"], samples=samples,
-                shape=VehicleShape(), control_samples=e.control_samples, seed=recipe.seed, workers=workers,
-                vlm_period_s=e.vlm_period_s,
-            )
-            for policy, spec in specs.items()
-        }  # fmt: skip
-        forced = {
-            policy: forced_rollouts(
-                policies[policy], policy, clips["test"][: e.forced_clips], seed=recipe.seed, workers=workers
-            )
-            for policy in PAIR
-        }
+        shapes = clip_shapes(clips["test"])
+        measured = measure(
+            specs, suites=("consistency", "open", "closed", "control"), clips=clips["test"], samples=samples,
+            shapes=shapes, control_samples=e.control_samples, seed=recipe.seed, workers=workers,
+            vlm_period_s=e.vlm_period_s, forced=(PAIR, clips["test"][: e.forced_clips]),
+        )  # fmt: skip
     results = collect_results(
         measured, recipe={"name": recipe.name, "note": recipe.note, "config": to_dict(recipe)}, seeds=[recipe.seed],
         pairs=COMPARED, timings_s=timings,
     )  # fmt: skip
     with _timed("report", timings):
-        videos, video_of = family_videos(measured, clips["test"], out / "videos", workers=workers)
+        videos, video_of = family_videos(
+            measured, clips["test"], out / "videos", workers=workers, every=recipe.evaluation.video_every
+        )
         for row in results["clips"]:
             row["video"] = video_of.get(row["clip"]) if row["policy"] in PAIR else None
-        write_report(results, out, media=[*story_figures(measured, forced, samples), *videos])
+        write_report(results, out, media=[*story_figures(measured, samples), *videos])
     results["timings_s"] = {k: round(v, 1) for k, v in {**results["timings_s"], **timings}.items()}
     write_results(out / "results.json", results)
     return {"report": str(out / "report.html"), "results": str(out / "results.json"), **headline(results)}
@@ -98,7 +98,6 @@ def _train(
         # `senna`: the same planner, told only the meta-action by a learned embedding; stage 1 only.
         _side_by_side(recipe, out, [("1c", "both", "senna2@1"), ("1c", "decision", "senna")], workers, resume)
     store = SampleStore(out / "samples" / "train")
-    torch.set_num_threads(workers)
     with _timed("stage 2", timings):
         policy = DualSystem.from_pretrained(stages / "senna2@1" / "policy")
         run_stage("2", policy, recipe, stages / "senna2@2", store=store, resume=resume, workers=workers)
@@ -118,7 +117,7 @@ def _side_by_side(
             _one_stage(recipe, out, *job, resume, i)
         return
     calls = [(recipe, out, *job, resume, row) for row, job in enumerate(jobs)]
-    run_jobs(_one_stage, calls, workers=len(calls), label="stages")
+    run_jobs(_one_stage, calls, workers=len(calls), label=f"stage {jobs[0][0]} and {jobs[1][0]}", unit="stage")
 
 
 def _one_stage(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from senna2.config import load_json
-from senna2.provenance import write_json
+from senna2.provenance import replace_folder, write_json
 from senna2.types import InputError
 
 Named = Mapping[str, torch.nn.Parameter]
@@ -23,10 +23,12 @@ Named = Mapping[str, torch.nn.Parameter]
 
 def save_step(folder: Path, step: int, named: Named, optimiser: torch.optim.Optimizer, identity: str) -> None:
     """Write `folder/step-<n>` whole (beside, then rename), then drop older ones."""
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{step:07d}"
     temporary = folder / f".step-{step:07d}.{os.getpid()}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".step-*"):  # of a process that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir()
         tensors = {f"weight/{n}": p.detach().cpu().contiguous() for n, p in named.items()}
         for n, p in named.items():
@@ -34,10 +36,8 @@ def save_step(folder: Path, step: int, named: Named, optimiser: torch.optim.Opti
                 tensors[f"{key}/{n}"] = torch.as_tensor(value).detach().cpu().contiguous()
         save_file(tensors, temporary / "state.safetensors")
         write_json(temporary / "state.json", {"step": step, "identity": identity})
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
+        replace_folder(temporary, target)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
         raise InputError(f"{target}: cannot be written ({error}); free disk space or choose another --out") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -56,6 +56,8 @@ def load_step(folder: Path, named: Named, optimiser: torch.optim.Optimizer | Non
         return 0
     newest = found[-1]
     meta = load_json(newest / "state.json")
+    if not isinstance(meta, dict) or not {"step", "identity"} <= set(meta):
+        raise InputError(f"{newest / 'state.json'}: lacks step or identity; delete {newest} and resume again")
     if meta["identity"] != identity:
         raise InputError(f"{newest}: was written by another configuration; drop --resume or choose another --out")
     try:
@@ -67,6 +69,10 @@ def load_step(folder: Path, named: Named, optimiser: torch.optim.Optimizer | Non
     wanted = {f"weight/{n}" for n in named}
     if wanted - set(tensors):
         raise InputError(f"{newest}: lacks weights {sorted(wanted - set(tensors))[:3]}; it is of another model")
+    for n, p in named.items():
+        found_shape, own_shape = tuple(tensors[f"weight/{n}"].shape), tuple(p.shape)
+        if found_shape != own_shape:
+            raise InputError(f"{newest}: {n} has shape {found_shape}, the model {own_shape}; it is of another model")
     with torch.no_grad():
         for n, p in named.items():
             p.copy_(tensors[f"weight/{n}"])

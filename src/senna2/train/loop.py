@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from tqdm import tqdm
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from senna2.config import fingerprint
 from senna2.train.checkpoint import Named, load_step, save_step
 from senna2.train.distributed import Ranks, sum_gradients, sum_values
-from senna2.types import Array
+from senna2.types import Array, InputError
 
 
 class TrainingError(RuntimeError):
@@ -39,7 +40,7 @@ class Optim:
     beta2: float = 0.999
     eps: float = 1e-8
     warmup: int = 0
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 1.0
     accumulate: int = 1
     checkpoint_every: int = 200
@@ -64,9 +65,9 @@ class Stage(Protocol):
 
     def draw(self, step: int, batch: int) -> Array: ...
 
-    def load(self, index: Array) -> object: ...
+    def load(self, index: Array) -> Any: ...
 
-    def loss(self, data: object, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]: ...
+    def loss(self, data: Any, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]: ...
 
 
 def train(
@@ -80,18 +81,24 @@ def train(
     on_step: Callable[[int], None] | None = None,
     bar_row: int = 0,
 ) -> list[dict[str, float]]:
-    """Run a stage to its last step. Returns the log (one dict every `log_every` steps, also `out/log.jsonl`).
+    """Run a stage to its last step. Returns this call's log (one dict every `log_every` steps, also `out/log.jsonl`).
 
-    `lr_scale(name)`: factor on the learning rate of a parameter (LoRA of a tiny VLM needs more than the planner).
-    `on_step(step)` is called after each step (tests interrupt there); `bar_row`: line of the progress bar. Raises `TrainingError` if the loss is not finite.
+    `resume` goes on from the newest checkpoint in `out`, if there is one; without it, what an older run left there is
+    dropped. `lr_scale(name)`: factor on the learning rate of a parameter (LoRA of a tiny VLM needs more than the
+    planner). `on_step(step)` is called after each step (tests interrupt there); `bar_row`: line of the progress bar.
+    Raises `TrainingError` if loss or gradient is not finite, `InputError` for fewer samples a step than ranks.
     """
     ranks = ranks or Ranks()
+    if optim.batch < ranks.size:
+        raise InputError(f"stage {stage.name}: a batch of {optim.batch} cannot be shared by {ranks.size} ranks")
     named = dict(stage.named_parameters())
     if not named:
         raise TrainingError(f"stage {stage.name}: nothing to train")
     optimiser = _optimiser(named, optim, lr_scale)
     identity = fingerprint({"stage": stage.name, "optim": optim.__dict__, "weights": sorted(named)})
     start = load_step(out / "checkpoints", named, optimiser, identity) if resume else 0
+    if ranks.is_main:
+        _begin_log(out, start, resume)
     log: list[dict[str, float]] = []
     parameters = list(named.values())
     clock = _Clock()
@@ -127,6 +134,8 @@ def train(
                     sums[k] = sums.get(k, 0.0) + v
             sum_gradients(parameters, ranks)
             norm = _clip(parameters, optim.clip)
+            if not math.isfinite(norm):  # before the optimiser puts it into the weights, and these on disk
+                raise TrainingError(f"stage {stage.name}, step {step}: gradient norm is {norm}; lower lr or set clip")
             for group in optimiser.param_groups:
                 group["lr"] = optim.lr_at(step) * group["scale"]
             optimiser.step()
@@ -170,6 +179,24 @@ def _clip(parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
     if not with_grad:
         return 0.0
     return float(torch.nn.utils.clip_grad_norm_(with_grad, limit if limit > 0 else math.inf))
+
+
+def _begin_log(out: Path, start: int, resume: bool) -> None:
+    """Rows of steps that will be made again go; a run from the start finds an empty folder."""
+    path = out / "log.jsonl"
+    if not resume:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        path.unlink(missing_ok=True)
+    elif path.is_file():
+        kept = [line for line in path.read_text().splitlines() if _step_of(line) < start]
+        path.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a line cut off by a kill
 
 
 def _append(path: Path, row: dict[str, float]) -> None:

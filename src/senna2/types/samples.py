@@ -69,8 +69,9 @@ class Samples:
             "motion_N4": (n, 4), "navigation_N": (n,), "speed_limit_N": (n,), "boxes_NA6": (n, MAX_AGENTS, 6),
             "classes_NA": (n, MAX_AGENTS), "lanes_NLP2": (n, MAX_LANES, LANE_POINTS, 2),
             "lane_kinds_NL": (n, MAX_LANES), "route_NR2": (n, ROUTE_POINTS, 2), "future_NT3": (n, t, 3),
-            "speed_N": (n,), "direction_N": (n,), "counterfactual_N": (n,), "agent_futures_NAT3": (n, MAX_AGENTS, t + 1, 3),
-            "kerbs_NS4": (n, MAX_KERBS, 4), "has_kerbs_N": (n,), "clip_N": (n,), "frame_N": (n,), "index_N": (n,),
+            "speed_N": (n,), "direction_N": (n,), "counterfactual_N": (n,),
+            "agent_futures_NAT3": (n, MAX_AGENTS, t + 1, 3), "kerbs_NS4": (n, MAX_KERBS, 4), "has_kerbs_N": (n,),
+            "clip_N": (n,), "frame_N": (n,), "index_N": (n,),
         }  # fmt: skip
         for name, shape in shapes.items():
             check_shape(getattr(self, name), shape, f"Samples.{name}")

@@ -79,8 +79,28 @@ def save_clip(scene: Scene, folder: Path) -> None:
 def load_clip(folder: Path) -> Scene:
     """Read and validate a clip folder. Raises `InputError` naming file and field of anything missing or damaged."""
     folder = Path(folder)
-    info = clip_info(folder)
-    at = str(folder / "clip.json")
+    meta = clip_meta(folder)
+    known = field(clip_info(folder), "drivable", str, str(folder / "clip.json")) == "known"
+    clouds = sorted((folder / "assets").glob("*.ply"))
+    route_P2, limit_P = _read_route(folder / "route.json")
+    read_table(folder / "signals.parquet", ("t", "id", "state"))
+    scene = Scene(
+        meta=meta,
+        background=read_cloud(folder / "background.ply"),
+        assets={path.name.removesuffix(".ply"): read_cloud(path) for path in clouds},
+        tracks=_read_tracks(folder / "tracks.parquet"),
+        map=_read_map(folder / "map.json", known=known),
+        rig=_read_rig(folder / "rig.json"),
+        expert=_read_expert(folder / "expert.parquet"),
+        route_P2=route_P2,
+        speed_limit_P=limit_P,
+    )
+    return scene.validate(str(folder))
+
+
+def clip_meta(folder: Path) -> SceneMeta:
+    """What a clip is, from clip.json alone. Raises `InputError` as `load_clip` does."""
+    info, at = clip_info(folder), str(Path(folder) / "clip.json")
     meta = SceneMeta(
         name=field(info, "name", str, at),
         family=field(info, "family", str, at),
@@ -92,21 +112,7 @@ def load_clip(folder: Path) -> Scene:
         ego_shape=_shape_from_json(field(info, "ego_shape", dict, at), at),
     )
     require(meta.dt > 0, at, "field 'dt' must be positive")
-    clouds = sorted((folder / "assets").glob("*.ply"))
-    route_P2, limit_P = _read_route(folder / "route.json")
-    read_table(folder / "signals.parquet", ("t", "id", "state"))
-    scene = Scene(
-        meta=meta,
-        background=read_cloud(folder / "background.ply"),
-        assets={path.name.removesuffix(".ply"): read_cloud(path) for path in clouds},
-        tracks=_read_tracks(folder / "tracks.parquet"),
-        map=_read_map(folder / "map.json", known=field(info, "drivable", str, at) == "known"),
-        rig=_read_rig(folder / "rig.json"),
-        expert=_read_expert(folder / "expert.parquet"),
-        route_P2=route_P2,
-        speed_limit_P=limit_P,
-    )
-    return scene.validate(str(folder))
+    return meta
 
 
 def clip_info(folder: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from senna2.world.importers.log import LoggedTrack, RecordedLog, moved
 from senna2.world.importers.metadrive import is_metadrive, read_metadrive
 from senna2.world.scene import BRAKE, Expert, Scene, SceneMeta, Track
 from senna2.world.town.assets import make_asset
+from senna2.world.town.people import bicycle
 
 LOOKS = 24  # paints and clothes an asset may have; sizes are never rounded
 ROUTE_STEP = 2.0  # m between route points
@@ -188,7 +189,9 @@ def _tracks(log: RecordedLog, seed: int) -> tuple[tuple[Track, ...], dict[str, G
         look = zlib.crc32(logged.id.encode()) % LOOKS
         size = (logged.length, logged.width, logged.height)
         kind = logged.agent_class
-        name = f"{kind.name.lower()}-" + "x".join(f"{m:.3f}" for m in size) + f"-{look}"
+        # A bicycle that stands all the time is a parked one: nobody is drawn on it. [ours]
+        bare = "bicycle" in logged.category.lower() and not moved(logged.pose_F3, logged.valid_F)
+        name = ("bicycle-" if bare else f"{kind.name.lower()}-") + "x".join(f"{m:.3f}" for m in size) + f"-{look}"
         runs = _runs(logged.valid_F)
         parts = [_track(logged, run, f"#{i + 1}" if len(runs) > 1 else "", name, log.dt) for i, run in enumerate(runs)]
         wanted = {""}
@@ -196,7 +199,8 @@ def _tracks(log: RecordedLog, seed: int) -> tuple[tuple[Track, ...], dict[str, G
             wanted.add(".brake")
         if kind in (AgentClass.PEDESTRIAN, AgentClass.CYCLIST) and any((t.v_T > 0.2).any() for t in parts):
             wanted.add(".step")
-        made = make_asset(kind, *size, seed=seed % 1000 + look)
+        paint = seed % 1000 + look
+        made = bicycle(*size, np.random.default_rng(paint)) if bare else make_asset(kind, *size, seed=paint)
         assets.update({f"{name}{suffix}": cloud for suffix, cloud in made.items() if suffix in wanted})
         tracks += parts
     return tuple(tracks), assets

@@ -18,6 +18,7 @@ import shapely
 from scipy.spatial import cKDTree
 
 from senna2.frames import along_polyline, sample_polyline
+from senna2.geometry import corners
 from senna2.types import AgentClass, Array
 from senna2.world.dress_context import add_context
 from senna2.world.dress_map import drivable_area, lane_polygon, line_parts
@@ -33,6 +34,8 @@ MARK = 0.13  # m, half width of a marking: twice the real one, so that it surviv
 BAND = 0.40  # m, half width of the strip of asphalt that carries a marking
 MARKED_WITHIN, STONED_WITHIN = 80.0, 110.0  # m to the route within which markings, kerb stones are drawn
 PAVEMENT = 3.5  # m of pavement beside the road
+LOT_MARGIN = 1.0  # m of lot around a thing that is parked off the road
+LOT_GAP = 5.0  # m: parked things less than twice this apart stand on one lot [ours]
 KERB_HEIGHT = 0.15
 
 ASPHALT, LOT = (0.27, 0.27, 0.29), (0.36, 0.35, 0.35)
@@ -61,14 +64,21 @@ class Ground:
         for t in log.tracks:
             path = _path(t.pose_F3[t.valid_F, :2])
             used.append(path.buffer(max(t.length, t.width) / 2 + 1.5))
-            if t.agent_class <= AgentClass.MOTORCYCLE:
-                goes = moved(t.pose_F3, t.valid_F)
-                (corridors if goes else parked).append(path.buffer(t.width / 2 + 0.6 if goes else t.length / 2 + 1.0))
+            if t.agent_class > AgentClass.MOTORCYCLE:
+                continue
+            if moved(t.pose_F3, t.valid_F):
+                corridors.append(path.buffer(t.width / 2 + 0.6))
+            else:
+                box_5 = np.array([*np.median(t.pose_F3[t.valid_F], axis=0), t.length, t.width])
+                parked.append(shapely.Polygon(corners(box_5)).buffer(LOT_MARGIN))
         parts = [shapely.make_valid(shapely.Polygon(lane_polygon(lane))) for lane in lane_map.lanes]
         area = drivable_area(log)
         parts.append(_enclosed(log.edges) if area is None else area)
         road = shapely.union_all([*parts, *corridors]).buffer(0.3).buffer(-0.3).intersection(near)
-        return cls(route, road, shapely.union_all(parked), shapely.union_all(used))
+        shapely.prepare(road)
+        beside = [box for box in parked if not road.contains(box.centroid)]  # at the kerb is no lot
+        lot = shapely.union_all(beside).buffer(LOT_GAP).buffer(-LOT_GAP)
+        return cls(route, road, lot, shapely.union_all(used))
 
 
 def background(log: RecordedLog, lane_map: LaneMap, route_P2: Array, seed: int) -> GaussianCloud:

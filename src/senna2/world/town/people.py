@@ -77,6 +77,28 @@ def _rider(
     b.add((0.07 * l, 0, 0.91 * h), (0.10, 0.09, 0.06 * h), helmet)
 
 
+def _bicycle(b: SurfaceBuilder, l: float, radius: float, saddle: float, frame: Array) -> None:
+    b.add((0, 0, 0.05), (0.3 * l, 0.16, 0.01), (0.06, 0.06, 0.07), opacity=0.45)
+    for x in (-0.5 * l + radius, 0.5 * l - radius):
+        _wheel_ring(b, x, radius, 0.03)
+    rear, bottom, seat, bar = (
+        (-0.3 * l, 0, radius),
+        (-0.05 * l, 0, radius),
+        (-0.12 * l, 0, saddle),
+        (0.23 * l, 0, saddle + 0.03),
+    )
+    for a, c in ((rear, bottom), (bottom, seat), (bottom, bar), (seat, bar), (bar, (0.3 * l, 0, radius))):
+        _limb(b, a, c, 0.035, frame, n=5)
+
+
+def bicycle(length: float, width: float, height: float, rng: np.random.Generator) -> dict[str, GaussianCloud]:
+    """A bicycle nobody rides, as recordings hold them parked; its box is lower than a rider's."""
+    b = SurfaceBuilder(rng)
+    radius = min(0.20 * length, 0.36 * height)
+    _bicycle(b, length, radius, min(0.92 * height, 1.0), rng.uniform(0.1, 0.7, 3))
+    return {"": b.cloud()}
+
+
 def cyclist(length: float, width: float, height: float, rng: np.random.Generator) -> dict[str, GaussianCloud]:
     """A bicycle with two dark wheel rings, a leaning rider in a bright shirt and a helmet; legs alternate."""
     shirt, trousers = SHIRTS[rng.integers(len(SHIRTS))], TROUSERS[rng.integers(len(TROUSERS))]
@@ -85,17 +107,7 @@ def cyclist(length: float, width: float, height: float, rng: np.random.Generator
     out = {}
     for suffix, swing in (("", 1.0), (".step", -1.0)):
         b = SurfaceBuilder(rng)
-        b.add((0, 0, 0.05), (0.3 * l, 0.16, 0.01), (0.06, 0.06, 0.07), opacity=0.45)
-        for x in (-0.5 * l + radius, 0.5 * l - radius):
-            _wheel_ring(b, x, radius, 0.03)
-        rear, bottom, seat, bar = (
-            (-0.3 * l, 0, radius),
-            (-0.05 * l, 0, radius),
-            (-0.12 * l, 0, saddle),
-            (0.23 * l, 0, saddle + 0.03),
-        )
-        for a, c in ((rear, bottom), (bottom, seat), (bottom, bar), (seat, bar), (bar, (0.3 * l, 0, radius))):
-            _limb(b, a, c, 0.035, frame, n=5)
+        _bicycle(b, l, radius, saddle, frame)
         for side in (-1, 1):
             knee = (0.06 * l, 0.11 * side, saddle - (0.02 if side * swing > 0 else 0.14) * h)
             pedal = (-0.05 * l + 0.06 * side * swing, 0.11 * side, radius + 0.05 * h * side * swing)

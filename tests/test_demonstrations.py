@@ -1,0 +1,137 @@
+"""Demonstrations of one generated clip: counts, determinism, and labels that hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from senna2 import demonstrations
+from senna2.data.store import SampleStore
+from senna2.decisions import f_k_plan
+from senna2.demonstrations import Drives, Replay, collect, demonstrate, replay
+from senna2.types import PLAN_STEPS, InputError, Rig, Samples, Speed
+from senna2.world.clip import save_clip
+from senna2.world.scene import Scene
+from senna2.world.town.families import make_scene, scene_seed
+
+STATE = Drives(drives=2, every=10, branch_every=20, images=False, seed=3)
+
+
+@functools.cache
+def clip() -> Scene:
+    return make_scene("following_and_stop", scene_seed("train", "following_and_stop", 0), "train")
+
+
+@functools.cache
+def made() -> tuple[Samples, Counter[str]]:
+    samples, counts = demonstrate(clip(), STATE)
+    assert samples is not None
+    return samples.validate(), counts
+
+
+def test_counts_say_what_became_of_every_drive_and_branch():
+    samples, counts = made()
+    frames = len(clip().expert.t_E)
+    starts = len(range(0, frames - PLAN_STEPS, STATE.every))
+    natural = (~samples.counterfactual_N).sum()
+    assert natural == (STATE.drives - counts["drives with a contact, dropped"]) * starts
+    branches = sum(n for name, n in counts.items() if name.startswith("branches"))
+    assert branches == 3 * len(range(0, frames - PLAN_STEPS, STATE.branch_every))
+    assert counts["branches kept"] == samples.counterfactual_N.sum() > 0
+    assert counts["samples"] == len(samples)
+
+
+def test_counterfactual_labels_hold():
+    samples, _ = made()
+    forced = samples.take(np.flatnonzero(samples.counterfactual_N))
+    np.testing.assert_array_equal(forced.speed_N, f_k_plan(forced.future_NT3[..., :2].astype(float))[0])
+    assert set(forced.speed_N.tolist()) <= {Speed.ACCELERATE, Speed.DECELERATE, Speed.KEEP}
+    assert len(set(forced.speed_N.tolist())) > 1
+    assert (forced.frame_N % STATE.branch_every == 0).all()
+    assert (forced.frame_N > 0).any()
+
+
+def test_a_branch_begins_as_the_natural_drive_and_then_differs():
+    samples, _ = made()
+    row = int(np.flatnonzero(samples.counterfactual_N & (samples.frame_N > 0))[0])
+    same = (samples.frame_N == samples.frame_N[row]) & ~samples.counterfactual_N
+    natural = int(np.flatnonzero(same)[0])  # the natural drive comes first
+    np.testing.assert_array_equal(samples.motion_N4[row], samples.motion_N4[natural])
+    np.testing.assert_array_equal(samples.boxes_NA6[row], samples.boxes_NA6[natural])
+
+
+def test_perturbed_drives_start_elsewhere():
+    samples, _ = made()
+    starts = samples.take(np.flatnonzero((samples.frame_N == 0) & ~samples.counterfactual_N))
+    assert len(starts) == 2
+    assert not np.array_equal(starts.route_NR2[0], starts.route_NR2[1])
+
+
+def test_the_same_seed_gives_the_same_samples_and_another_does_not():
+    samples, counts = made()
+    again, counts_again = demonstrate(clip(), STATE)
+    other, _ = demonstrate(clip(), dataclasses.replace(STATE, seed=4, branch_every=0))
+    assert counts == counts_again
+    for name in ("motion_N4", "future_NT3", "boxes_NA6", "speed_N", "agent_futures_NAT3"):
+        np.testing.assert_array_equal(getattr(samples, name), getattr(again, name))
+    first, second = (s.take(np.flatnonzero((s.frame_N == 0) & ~s.counterfactual_N)) for s in (samples, other))
+    np.testing.assert_array_equal(first.motion_N4[0], second.motion_N4[0])  # the natural drive is never perturbed
+    assert not np.array_equal(first.route_NR2[1], second.route_NR2[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "counted"),
+    [
+        ("LEAST_BRANCH_TTC_S", np.inf, "branches dropped: TTC"),
+        ("f_k_plan", lambda points: (np.full(len(points), -1),), "branches dropped: did not reach the label"),
+    ],
+)
+def test_dropped_branches_are_counted(monkeypatch, name, value, counted):
+    monkeypatch.setattr(demonstrations, name, value)
+    samples, counts = demonstrate(clip(), dataclasses.replace(STATE, drives=1, branch_every=40))
+    assert counts[counted] > 0
+    assert samples.counterfactual_N.sum() == counts["branches kept"] < 3 * 2
+
+
+def test_a_branch_begins_at_a_sample_or_the_settings_are_refused():
+    with pytest.raises(InputError, match=r"branch_every 15: must be a multiple of clips\.every"):
+        demonstrate(clip(), dataclasses.replace(STATE, branch_every=15))
+
+
+def test_replay_is_the_recorded_drive():
+    samples, counts = replay(clip(), Replay(every=20, images=False))
+    samples.validate()
+    frames = len(clip().expert.t_E)
+    assert samples.frame_N.tolist() == list(range(0, frames - PLAN_STEPS, 20))
+    assert counts == Counter(samples=len(samples), frames=frames)
+    np.testing.assert_allclose(samples.motion_N4[:, 0], clip().expert.v_E[samples.frame_N], atol=0.05)
+    assert samples.direction_N.tolist() == clip().expert.direction_E[samples.frame_N].tolist()
+
+
+def test_collect_writes_parts_with_images_keeps_them_and_counts(tmp_path):
+    small = Rig(tuple(dataclasses.replace(c, width=14, height=14, cx=7, cy=5, fx=8, fy=8) for c in clip().rig.cameras))
+    folder = tmp_path / "clips" / "one"
+    save_clip(dataclasses.replace(clip(), rig=small), folder)
+    how = dataclasses.replace(STATE, drives=1, branch_every=0, every=30, images=True)
+    counts = collect([folder], tmp_path / "samples", how, workers=0, label="test")
+    store = SampleStore(tmp_path / "samples")
+    samples = store.take(np.arange(len(store))).validate()
+    assert counts["samples"] == len(store) > 0
+    assert {n: i.shape[1:] for n, i in samples.images.items()} == {
+        c.name: (len(c.history_s), 14, 14, 3) for c in small.cameras
+    }
+    assert all(image.std() > 5 for image in samples.images.values())
+    again = collect([folder], tmp_path / "samples", how, workers=0, label="test")
+    assert again == Counter(kept_from_before=1)
+
+
+def test_a_clip_shorter_than_a_plan_is_named(tmp_path):
+    folder = tmp_path / "short"
+    save_clip(Scene.fake(frames=20), folder)
+    with pytest.raises(InputError, match=r"short: is shorter than the 3 s"):
+        collect([folder], tmp_path / "samples", Replay(images=False), workers=0, label="test")
+    assert not (tmp_path / "samples" / "short").exists()
