@@ -64,12 +64,10 @@ def test_workers_are_other_processes_of_one_thread_that_ignore_ctrl_c():
 
 def test_an_error_arrives_as_it_was_raised_and_ends_the_others():
     before = set(multiprocessing.active_children())
-    begin = time.monotonic()
     with pytest.raises(InputError, match="clip 2: is bad"):
         map_in_workers(functools.partial(_same, _refuses), [1, 2], 2)
-    assert time.monotonic() - begin < 29  # the other would have slept on for 30 s
     for child in set(multiprocessing.active_children()) - before:
-        child.join(10)
+        child.join(10)  # it would sleep on for 30 s
     assert not set(multiprocessing.active_children()) - before
 
 
@@ -97,7 +95,7 @@ def main() -> None:
         print("interrupted", flush=True)
 
 
-@pytest.mark.parametrize("wait", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("wait", [0.0, 1.0])
 def test_ctrl_c_ends_all_of_them_without_a_traceback(wait):
     """As from a terminal: the signal goes to the whole process group, whatever its processes are doing."""
     child = subprocess.Popen(
@@ -111,10 +109,19 @@ def test_ctrl_c_ends_all_of_them_without_a_traceback(wait):
     assert child.returncode == 0
     assert out == "interrupted\n"
     assert "Traceback" not in err
-    with pytest.raises(ProcessLookupError):
-        for _ in range(100):  # the server goes a moment after its parent
-            os.killpg(child.pid, 0)
-            time.sleep(0.1)
+    for _ in range(100):  # the server goes a moment after its parent
+        if not _lives(child.pid):
+            break
+        time.sleep(0.1)
+    assert not _lives(child.pid)
+
+
+def _lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from senna2.model.backbone import ImageEncoder, StateEncoder, ray_features
+from senna2.model.backbone import ImageEncoder, StateEncoder, box_relations, ray_features
 from senna2.model.batch import Batch
 from senna2.types import Camera, InputError, Rig, Samples
 
@@ -120,3 +120,40 @@ def test_state_tokens_ignore_padding_and_order_of_agents():
     tokens, valid = encoder(Batch.from_samples(empty))
     assert torch.isfinite(tokens).all()
     assert valid.sum(1).tolist() == [1, 1]
+
+
+def _relations(boxes_A6, route_R2, v=8.0) -> np.ndarray:
+    samples = Samples.fake(1)
+    boxes = np.full_like(samples.boxes_NA6, np.nan)
+    boxes[0, : len(boxes_A6)] = boxes_A6
+    motion = np.array([[v, 0, 0, 0]], np.float32)
+    samples = dataclasses.replace(samples, boxes_NA6=boxes, motion_N4=motion, route_NR2=route_R2[None])
+    batch = Batch.from_samples(samples)
+    x, y, yaw, _, width, speed = torch.nan_to_num(batch.boxes_BA6).unbind(-1)
+    out = box_relations(batch, torch.stack([x, y], -1), speed, yaw, width)[0, : len(boxes_A6)]
+    return out.numpy() * (40, 4, 5, 10, 1)
+
+
+def test_boxes_are_placed_along_and_beside_the_route():
+    """A left bend of radius 30 m. One agent drives along it, 20 m ahead and 1 m to the left; one stands behind, where
+    the route's first piece (a chord) goes on straight; one comes across from the left."""
+    s = 3.0 * np.arange(1, 21)
+    route = np.stack([30 * np.sin(s / 30), 30 * (1 - np.cos(s / 30))], -1).astype(np.float32)
+    angle = 20 / 30
+    on_bend = (29 * np.sin(angle), 30 - 29 * np.cos(angle), angle, 4.5, 1.8, 5.0)
+    behind = (-10.0, -3.0, 0.0, 4.5, 1.8, 0.0)
+    crossing = (10.0, 5.0, -np.pi / 2, 1.8, 0.6, 4.0)
+    along, beside, sideways, closing, in_way = _relations(np.array([on_bend, behind, crossing]), route).T
+    np.testing.assert_allclose(along[:2], (20, -10), atol=0.3)
+    assert beside[0] == pytest.approx(1, abs=0.1)
+    assert beside[1] == pytest.approx(-3, abs=0.6)
+    np.testing.assert_allclose(sideways, (0, 0, -4), atol=0.3)
+    np.testing.assert_allclose(closing[:2], (3, 8), atol=0.1)
+    assert in_way[0] > 0.9 > 0.1 > in_way[2] >= 0
+    assert in_way[1] == 0
+
+
+def test_without_a_route_boxes_are_related_to_the_egos_axis():
+    box = np.array([(30.0, 2.0, 0.0, 4.5, 1.8, 6.0)])
+    nowhere = np.full((20, 2), np.nan, np.float32)
+    np.testing.assert_allclose(_relations(box, nowhere)[0, :4], (30, 2, 0, 2), atol=1e-3)

@@ -70,6 +70,14 @@ def test_the_speed_limit_can_be_switched_off():
     assert torch.equal(dit(**inputs), dit(**other))
 
 
+@pytest.mark.parametrize(("inputs", "told"), [("speed", False), ("all", True)])
+def test_what_the_car_does_already_is_an_input_only_on_request(inputs, told):
+    dit, given = _dit(trained=True, motion_input=inputs), _inputs()
+    other = given["motion_B4"].clone()
+    other[:, 1:] += torch.tensor([1.0, 0.2, 0.1])
+    assert torch.equal(dit(**given), dit(**(given | {"motion_B4": other}))) != told
+
+
 def test_draws_share_a_scene_and_nothing_else():
     dit, inputs = _dit(trained=True), _inputs()
     both = dit(**inputs)

@@ -31,6 +31,7 @@ from senna2.types import (
 )
 
 STRIDE = 8
+BOX_RELATIONS = 5  # features of a box that relate it to the ego and its route
 FAR_M = 80.0  # rays that meet the ground beyond, or never, are cut here
 
 
@@ -160,7 +161,7 @@ class StateEncoder(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.box = mlp(9 + 2 * 2 * 4, dim, dim)
+        self.box = mlp(9 + BOX_RELATIONS + 2 * 2 * 4, dim, dim)
         self.box_class = nn.Embedding(len(AgentClass), dim)
         self.lane = mlp(2 * LANE_POINTS, dim, dim)
         self.lane_kind = nn.Embedding(len(LaneKind), dim)
@@ -173,7 +174,8 @@ class StateEncoder(nn.Module):
         place = torch.stack([x, y], -1)
         shape = [x / 40, y / 20, torch.log1p(torch.hypot(x, y)) / 4, yaw.cos(), yaw.sin(), length / 5, width / 2]
         features = torch.stack([*shape, v * yaw.cos() / 10, v * yaw.sin() / 10], -1)
-        boxes = self.box(torch.cat([features, sines(place, 4, 120.0)], -1))
+        relations = box_relations(batch, place, v, yaw, width)
+        boxes = self.box(torch.cat([features, relations, sines(place, 4, 120.0)], -1))
         boxes = boxes + self.box_class(batch.classes_BA.clamp_min(0))
         lanes = self.lane(torch.nan_to_num(batch.lanes_BLP2).flatten(-2) / 20)
         lanes = lanes + self.lane_kind(batch.lane_kinds_BL.clamp_min(0))
@@ -186,3 +188,41 @@ class StateEncoder(nn.Module):
             torch.ones_like(batch.navigation_B[:, None], dtype=torch.bool),
         ]
         return self.norm(torch.cat([boxes, lanes, route, ego], 1)), torch.cat(valid, 1)
+
+
+def box_relations(batch: Batch, place_BA2: Tensor, v_BA: Tensor, yaw_BA: Tensor, width_BA: Tensor) -> Tensor:
+    """(B, A, BOX_RELATIONS) what a driver reads off a box at a glance [ours]: its way along the route, its distance
+    beside it, how fast that one changes, how fast the ego closes in, and whether it is in the ego's way now.
+
+    All of it follows from the boxes, the route and the ego's speed, but a network needs ten times the samples to find
+    it out. Without a route (NaN) the ego's own axis stands in.
+    """
+    ahead = torch.isfinite(batch.route_BR2).all(-1, keepdim=True)
+    route = torch.where(ahead.all(1, keepdim=True), batch.route_BR2, _axis(batch.route_BR2))
+    line = torch.cat([torch.zeros_like(route[:, :1]), route], 1)  # from the ego on
+    start, piece = line[:, None, :-1], (line[:, 1:] - line[:, :-1])[:, None]  # (B, 1, R, 2)
+    length = torch.linalg.vector_norm(piece, dim=-1).clamp_min(1e-3)
+    unit = piece / length[..., None]
+    rel = place_BA2[:, :, None] - start
+    along = (rel * unit).sum(-1)
+    last = torch.arange(along.shape[-1], device=along.device) == along.shape[-1] - 1
+    first = torch.arange(along.shape[-1], device=along.device) == 0
+    low = torch.where(first, -200.0, 0.0).expand_as(along)  # the first and the last piece go on beyond their ends
+    high = torch.where(last, 200.0 + length, length).expand_as(along)
+    along = torch.minimum(torch.maximum(along, low), high)
+    gap = torch.linalg.vector_norm(rel - along[..., None] * unit, dim=-1)
+    nearest = gap.argmin(-1, keepdim=True)
+    before = torch.cumsum(length, -1) - length
+    s = (before + along).gather(-1, nearest)[..., 0]
+    side = (unit[..., 0] * rel[..., 1] - unit[..., 1] * rel[..., 0]).gather(-1, nearest)[..., 0]
+    heading = torch.atan2(unit[..., 1], unit[..., 0]).expand_as(along).gather(-1, nearest)[..., 0]
+    turn = yaw_BA - heading
+    closing = batch.motion_B4[:, :1] - v_BA * turn.cos()
+    in_way = torch.sigmoid(4 * (1.2 + width_BA / 2 - side.abs())) * (s > 0)
+    return torch.stack([s / 40, (side / 4).clamp(-3, 3), v_BA * turn.sin() / 5, closing / 10, in_way], -1)
+
+
+def _axis(route_BR2: Tensor) -> Tensor:
+    """Points on the ego's x axis, 3 m apart, in the route's place."""
+    x = 3.0 * torch.arange(1, route_BR2.shape[1] + 1, device=route_BR2.device, dtype=route_BR2.dtype)
+    return torch.stack([x, torch.zeros_like(x)], -1).expand_as(route_BR2)

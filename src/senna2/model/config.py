@@ -30,6 +30,10 @@ class PolicyConfig:
     map_queries: int = 12
     image_tokens: bool = True  # the planner also attends to the image tokens, not only to the perception queries
     speed_limit_input: bool = True  # [ours] the same street has several limits; nothing else tells the target speed
+    # [ours] "speed", or "all": also acceleration, yaw rate and steer. With those the planner copies what it does
+    # already (braking goes on, the wheel turns further): better open loop, and into the kerb
+    # (docs/decisions/speed-only.md).
+    motion_input: str = "speed"
     jitter: float = 0.2  # brightness and tint in training, a share
     prediction: str = "x0"  # [ours]; the paper predicts eps
     schedule: str = "cosine"
@@ -70,7 +74,7 @@ class PolicyConfig:
     def validate(self) -> Self:
         choices = {
             "obs": ("images", "state"), "adapter": MODES, "prediction": PREDICTIONS, "schedule": SCHEDULES,
-            "basis": KINDS, "loss": ("smooth_l1", "mse"),
+            "basis": KINDS, "loss": ("smooth_l1", "mse"), "motion_input": ("speed", "all"),
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

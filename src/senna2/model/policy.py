@@ -104,7 +104,7 @@ class DualSystem(nn.Module):
             self.encoder = StateEncoder(c.dim)
         self.planner = DiT(
             coefficients=c.coefficients, group=c.group, dim=c.dim, heads=c.heads, blocks=c.blocks,
-            mlp_ratio=c.mlp_ratio, speed_limit_input=c.speed_limit_input,
+            mlp_ratio=c.mlp_ratio, speed_limit_input=c.speed_limit_input, motion_input=c.motion_input,
         )  # fmt: skip
         self.adapter = DecisionAdapter(self.hidden_size, c.dim, c.adapter)
 

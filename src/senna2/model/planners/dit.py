@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """Network of the diffusion: x_t, t, scene, ego motion, command, speed limit and F_vlm → x0, ε or v.
+    """Network of the diffusion: x_t, t, scene, ego speed, command, speed limit and F_vlm → x0, ε or v.
 
     The last layer starts at zero: before training the x0-planner drives the inertial reference exactly. F_vlm enters
     through a projection that starts at zero too, so a fresh adapter on a trained planner changes nothing (stage 1c).
@@ -43,14 +43,14 @@ class DiT(nn.Module):
 
     def __init__(
         self, *, coefficients: int, group: int, dim: int, heads: int, blocks: int, mlp_ratio: int,
-        speed_limit_input: bool,
+        speed_limit_input: bool, motion_input: str = "speed",
     ) -> None:  # fmt: skip
         super().__init__()
-        self.group, self.speed_limit_input = group, speed_limit_input
+        self.group, self.speed_limit_input, self.motion_input = group, speed_limit_input, motion_input
         self.embed = nn.Linear(2 * group, dim)
         self.place_NC = nn.Parameter(torch.randn(coefficients // group, dim) * 0.5)
         self.time = mlp(16, dim, dim)
-        self.motion = mlp(6, dim, dim)
+        self.motion = mlp(6 if motion_input == "all" else 3, dim, dim)
         self.navigation = nn.Embedding(len(Direction), dim)
         self.command = mlp(dim + 4, dim, dim)
         self.f_vlm = zero(nn.Linear(dim, dim, bias=False))
@@ -64,7 +64,8 @@ class DiT(nn.Module):
         navigation_B: Tensor, speed_limit_B: Tensor, f_vlm_BC: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """→ (B, D, K, 2). `f_vlm_BC` None stands for zeros (stage 1b)."""
-        c_BC = self.motion(_motion(motion_B4)) + self._command(motion_B4[:, 0], navigation_B, speed_limit_B)
+        c_BC = self.motion(_motion(motion_B4, self.motion_input))
+        c_BC = c_BC + self._command(motion_B4[:, 0], navigation_B, speed_limit_B)
         if f_vlm_BC is not None:
             c_BC = c_BC + self.f_vlm(f_vlm_BC)
         time = self.time(sines(t_BD[..., None].to(x_BDK2.dtype), 8, 4000.0))
@@ -84,7 +85,8 @@ class DiT(nn.Module):
         return cast(Tensor, self.command(torch.cat([self.navigation(navigation_B % len(Direction)), features], -1)))
 
 
-def _motion(motion_B4: Tensor) -> Tensor:
-    """v, a, yaw rate, steer to about unit size, with the standing start resolved."""
+def _motion(motion_B4: Tensor, inputs: str) -> Tensor:
+    """v, and with "all" also a, yaw rate and steer, to about unit size, with the standing start resolved."""
     v, a, yaw_rate, steer = motion_B4.unbind(-1)
-    return torch.stack([v / 10, torch.exp(-v.clamp_min(0)), v**2 / 200, a / 2, yaw_rate / 0.3, steer / 0.2], -1)
+    speed = [v / 10, torch.exp(-v.clamp_min(0)), v**2 / 200]
+    return torch.stack(speed if inputs == "speed" else [*speed, a / 2, yaw_rate / 0.3, steer / 0.2], -1)
