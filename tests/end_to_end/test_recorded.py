@@ -16,6 +16,7 @@ from recorded_fixtures import NUSCENES, real_log, scenario, write_argoverse2, wr
 
 from senna2.demonstrations import Replay, replay
 from senna2.drivers import ConstantVelocity, Expert
+from senna2.evaluate.closed_loop import closed_loop
 from senna2.recipes.clips import check_verb, view_verb
 from senna2.recipes.measure import clip_shapes, collect_results, measure
 from senna2.recipes.smoke import smoke
@@ -137,8 +138,9 @@ def test_what_the_map_does_not_say_is_null_in_the_results(driven):
             assert np.isfinite(suite[metric]["value"])
 
 
-def test_a_standing_expert_gives_no_progress_ratio(folder):
-    suite = closed_loop_of("idm", "idm", [folder / "0553"]).suites["closed_loop"]
+def test_a_standing_expert_gives_no_progress_ratio(driven):
+    standing = [r for r in driven("idm").rollouts if r.clip == "scene-0553"]
+    suite = closed_loop(standing)
     assert suite["progress_ratio"].value is None
     assert "expert goes under" in suite["progress_ratio"].note
     assert suite["off_road"].value is None

@@ -62,7 +62,7 @@ def test_directions_absent_from_the_data_are_smooth():
 
 
 def test_decode_is_differentiable_and_l_safe_brakes_in_it():
-    """In the whitened basis L_safe's gradient is a constant deceleration (notes: cos .99997 with t²)."""
+    """In the whitened basis L_safe's gradient is a constant deceleration (cosine with t² above .9999)."""
     basis = PlanBasis.fit(_residuals())
     z = torch.zeros(1, 6, 2, requires_grad=True)
     plan = basis.decode(z) + torch.tensor(np.stack([8 * T, 0 * T], -1), dtype=torch.float32)

@@ -47,7 +47,7 @@ class PolicyConfig:
     loss_beta: float = 0.5
     first_step_share: float = 0.5  # [ours] share of the training draws at the first sampling step
     draws: int = 4  # noise draws per sample: nearly free, since the encoder runs once
-    detach_vlm: bool = True  # [ours] planner losses do not bend the language model (planners.md 13.22)
+    detach_vlm: bool = True  # [ours] planner losses do not bend the language model
     vlm_period_s: float = 0.5
     plan_steps: int = PLAN_STEPS
     plan_dt: float = PLAN_DT
@@ -55,7 +55,7 @@ class PolicyConfig:
     @classmethod
     def faithful(cls, **changes: Any) -> Self:
         """The paper's reading: ε on free points with MSE, every draw at a uniform time. `t_start` .8, because two steps
-        from T divide by √ᾱ ≈ 0 (notes: FDE 6.0 from T, 3.5 from .8; constant velocity 4.0)."""
+        from T divide by √ᾱ ≈ 0 (docs/decisions/x0-prediction.md)."""
         literal: dict[str, Any] = {
             "prediction": "eps", "basis": "points", "loss": "mse", "first_step_share": 0.0, "t_start": 0.8,
             "speed_limit_input": False,

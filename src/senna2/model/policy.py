@@ -200,7 +200,7 @@ class DualSystem(nn.Module):
         """`condition` with a share of the decisions and, independently, of the hidden states taken away by index.
 
         [ours]: a decision that was always there and always right is not obeyed when it is forced, and the hidden state
-        holds the decision too, so either must sometimes stand alone (notes/learning.md, pitfall 8).
+        holds the decision too, so either must sometimes stand alone (docs/method.md).
         """
         one = diffusion.keyed_uniform(index_B, seed, step, (), diffusion.DROP_DECISION).to(speed_B.device)
         two = diffusion.keyed_uniform(index_B, seed, step, (), diffusion.DROP_HIDDEN).to(speed_B.device)

@@ -1,4 +1,4 @@
-"""Checkpoint folder of a policy (ARCHITECTURE.md section 6): config.json, model.safetensors, normalisation.json,
+"""Checkpoint folder of a policy (docs/training.md): config.json, model.safetensors, normalisation.json,
 provenance.json and, where there is one, the VLM in vlm/. Loading needs nothing else and never unpickles."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`laptop`: the three stages from scratch on two cores (sizes and rates: measured budgets of the notes on learning)."""
+"""`laptop`: the three stages from scratch on two cores (not tuned yet)."""
 
 from __future__ import annotations
 

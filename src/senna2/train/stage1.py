@@ -210,7 +210,7 @@ def told_decision(
     """What each sample's planner is told: (speed (B,), direction (B,), with the hidden state (B,) bool); −1: nothing.
 
     A decision that was always right is not obeyed when it is forced, so part of the samples carry the VLM's own,
-    part the expert's, part none; counterfactual ones what was forced (method page, section 8).
+    part the expert's, part none; counterfactual ones what was forced (docs/method.md, section 8).
     """
     u = keyed_uniform(torch.as_tensor(data.index_N), seed, step, (), TOLD).numpy()
     expert = data.counterfactual_N | ((u >= own_share) & (u < own_share + expert_share) & (data.speed_N >= 0))
@@ -290,7 +290,7 @@ def run_1c(
 
 def vlm_health(policy: DualSystem, store: Store, index: Array, seed: int) -> dict[str, float]:
     """Recall per speed class, and the drop of accuracy when images are shuffled among the samples: a VLM that
-    ignores the image shows no drop (notes: the text-only plateau)."""
+    ignores the image shows no drop (the text-only plateau)."""
     data = store.take(index)
     vlm = vlm_of(policy)
     said = vlm.decide(data).speed_B.cpu().numpy()
@@ -314,6 +314,6 @@ def vlm_health(policy: DualSystem, store: Store, index: Array, seed: int) -> dic
 
 def consistency_of(plan_B: torch.Tensor, speed_B: torch.Tensor, direction_B: torch.Tensor) -> torch.Tensor:
     """C(τ, d) (paper section 3.4): 1 where f_K of the plan says what the decision says. Lane changes are judged on
-    speed alone and UNKNOWN plans are inconsistent (method page, section 8). Bool (B,)."""
+    speed alone and UNKNOWN plans are inconsistent (docs/method.md, section 8). Bool (B,)."""
     speed, path = f_k_plan(plan_B.detach())
     return consistent(speed, path, speed_B.to(plan_B.device), direction_B.to(plan_B.device))

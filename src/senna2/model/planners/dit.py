@@ -15,7 +15,7 @@ from senna2.types import Direction
 
 
 class Block(nn.Module):
-    """Self-attention over the plan tokens, cross-attention to the scene, MLP (planners.md 13.21)."""
+    """Self-attention over the plan tokens, cross-attention to the scene, MLP."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
