@@ -1,5 +1,5 @@
-"""results.json, schema `senna2.results/1`: the one file that holds a run's numbers. ARCHITECTURE,
-Contracts."""
+"""results.json, schema `senna2.results/1`: the one file that holds a run's numbers
+(docs/evaluation.md)."""
 
 from __future__ import annotations
 
