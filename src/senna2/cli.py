@@ -35,16 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=_at_least(0), help="overrides the recipe's seed")
     run.add_argument("--workers", type=_at_least(0), help="worker processes (default: as many as there are cores)")
     run.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
-    run.add_argument(
-        "--json", action="store_true", help="print the path of results.json and the headline as JSON"
-    )
+    run.add_argument("--json", action="store_true", help="print the path of results.json and the headline as JSON")
 
     train = verbs.add_parser("train", help="one stage; the same line runs under torchrun")
     train.add_argument("stage", choices=("1a", "1b", "1c", "2", "3"))
     train.add_argument("--recipe", default="laptop")
-    train.add_argument(
-        "--from", dest="start", type=Path, metavar="CKPT", help="checkpoint folder to start from"
-    )
+    train.add_argument("--from", dest="start", type=Path, metavar="CKPT", help="checkpoint folder to start from")
     train.add_argument("--data", type=Path, metavar="DIR", help="samples (stages 1, 2) or clips (stage 3); "
                        "default: generated beside --out")  # fmt: skip
     train.add_argument("--out", type=Path, required=True)
@@ -81,9 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--out", type=Path, required=True)
     make.add_argument("--json", action="store_true")
     dress = kinds.add_parser("dress", help="a recorded log's tracks and map as a drivable 3DGS clip")
-    dress.add_argument(
-        "log", type=Path, help="a MetaDrive/ScenarioNet .pkl file or an Argoverse 2 log folder"
-    )
+    dress.add_argument("log", type=Path, help="a MetaDrive/ScenarioNet .pkl file or an Argoverse 2 log folder")
     dress.add_argument("--out", type=Path, required=True, metavar="CLIP_DIR")
     dress.add_argument("--json", action="store_true")
     check = kinds.add_parser("check", help="load a clip, validate it and print what is in it")
@@ -164,9 +158,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         from senna2.recipes import clips
 
         if args.action == "make":
-            done = clips.make_verb(
-                args.out, family=args.family, split=args.split, count=args.count, seed=args.seed
-            )
+            done = clips.make_verb(args.out, family=args.family, split=args.split, count=args.count, seed=args.seed)
         elif args.action == "dress":
             done = clips.dress_verb(args.log, args.out)
         elif args.action == "check":

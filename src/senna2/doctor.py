@@ -101,9 +101,7 @@ def _render_once(problems: list[str]) -> str:
     ours, reference = (r.render(*scene)[0].rgb_HW3 for r in (CpuRenderer(), ReferenceRenderer()))
     psnr = -10 * float(np.log10(max(np.mean((np.asarray(ours) - np.asarray(reference)) ** 2), 1e-12)))
     if psnr < 60:
-        problems.append(
-            f"cpu renderer differs from the reference ({psnr:.0f} dB): delete numba's __pycache__ folders"
-        )
+        problems.append(f"cpu renderer differs from the reference ({psnr:.0f} dB): delete numba's __pycache__ folders")
     return f"cpu (numba), {psnr:.0f} dB against the reference"
 
 

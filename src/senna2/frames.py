@@ -72,9 +72,7 @@ def resample_poses(t_T: Array, poses_T3: Array, t_new: Array) -> Array:
     if len(t_T) < 2 or not (np.diff(t_T) > 0).all():
         raise InputError("resample: time stamps must be at least two and strictly increasing")
     if t_new[0] < t_T[0] - 1e-6 or t_new[-1] > t_T[-1] + 1e-6:
-        raise InputError(
-            f"resample: times {t_new[0]:.2f}…{t_new[-1]:.2f} s lie outside {t_T[0]:.2f}…{t_T[-1]:.2f} s"
-        )
+        raise InputError(f"resample: times {t_new[0]:.2f}…{t_new[-1]:.2f} s lie outside {t_T[0]:.2f}…{t_T[-1]:.2f} s")
     origin = np.asarray(poses_T3[0, :2], np.float64)
     x = np.interp(t_new, t_T, poses_T3[:, 0] - origin[0]) + origin[0]
     y = np.interp(t_new, t_T, poses_T3[:, 1] - origin[1]) + origin[1]

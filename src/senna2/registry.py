@@ -73,9 +73,5 @@ def make_policy(spec: str, *, seed: int = 0) -> Any:
         from senna2.model.policy import DualSystem  # torch only when a checkpoint is asked for
 
         return DualSystem.from_pretrained(folder).eval()
-    hint = (
-        "a folder without config.json"
-        if folder.exists()
-        else "neither a registered policy nor a checkpoint folder"
-    )
+    hint = "a folder without config.json" if folder.exists() else "neither a registered policy nor a checkpoint folder"
     raise InputError(f"--policy {spec}: {hint}; registered are {sorted(listing('policies'))}")

@@ -125,7 +125,7 @@ def test_a_failing_save_leaves_the_old_clip(folder: Path, tmp_path: Path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("senna2.world.clip.save_ply", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="No space"):
         save_clip(replace(Scene.fake(), meta=replace(Scene.fake().meta, seed=9)), folder)
     assert load_clip(folder).meta.seed == 0
     assert [p.name for p in tmp_path.iterdir()] == ["clip"]

@@ -12,9 +12,7 @@ from senna2.frames import points_to_ego, poses_to_ego
 from senna2.types import MAX_AGENTS, MAX_KERBS, PLAN_STEPS, Array, InputError, Observation, Samples
 
 KERB_RADIUS = 60.0  # m: farther than a plan of 3 s reaches
-KERB_TOLERANCE = (
-    0.05  # m a simplified kerb may leave its line: far under a box's size, and 64 segments suffice
-)
+KERB_TOLERANCE = 0.05  # m a simplified kerb may leave its line: far under a box's size, and 64 segments suffice
 
 
 def samples_from_drive(
@@ -38,18 +36,14 @@ def samples_from_drive(
     if not (len(observations) == len(pose_F3) == len(boxes_FA6) == len(direction_F)):
         raise InputError(f"clip {clip}: observations, poses, boxes and annotations differ in length")
     last = len(pose_F3) - PLAN_STEPS
-    chosen = [
-        i for i in (range(last) if frames is None else frames) if i < last and observations[i] is not None
-    ]
+    chosen = [i for i in (range(last) if frames is None else frames) if i < last and observations[i] is not None]
     if not chosen:
         return None
     seen = [o for i in chosen if (o := observations[i]) is not None]
     base = Samples.from_observations(seen)
     future = np.stack([poses_to_ego(pose_F3[i + 1 : i + 1 + PLAN_STEPS], pose_F3[i]) for i in chosen])
     speed, _ = f_k_plan(future[..., :2])
-    agents = np.stack(
-        [_agent_futures(boxes_FA6, pose_F3[i], i, o) for i, o in zip(chosen, seen, strict=True)]
-    )
+    agents = np.stack([_agent_futures(boxes_FA6, pose_F3[i], i, o) for i, o in zip(chosen, seen, strict=True)])
     segments = None if kerbs is None else _segments(kerbs)
     values = {name: getattr(base, name) for name in Samples.__dataclass_fields__}
     n = len(chosen)
@@ -76,11 +70,7 @@ def _agent_futures(boxes_FA6: Array, pose_3: Array, frame: int, observation: Obs
     if observation.state is None:
         return out
     window = boxes_FA6[frame : frame + PLAN_STEPS + 1, :, :3]
-    poses = (
-        np.stack([poses_to_ego(window[:, a], pose_3) for a in range(window.shape[1])])
-        if window.shape[1]
-        else None
-    )
+    poses = np.stack([poses_to_ego(window[:, a], pose_3) for a in range(window.shape[1])]) if window.shape[1] else None
     for row in np.flatnonzero(observation.state.classes_A >= 0):
         assert poses is not None
         gap = np.hypot(*(poses[:, 0, :2] - observation.state.boxes_A6[row, :2]).T)

@@ -60,9 +60,7 @@ class SampleStore:
         found = sorted(p.parent for p in self.folder.glob("*/part.json") if not p.parent.name.startswith("."))
         chosen = found if parts is None else [self.folder / p for p in parts]
         if not chosen:
-            raise InputError(
-                f"{folder}: holds no samples; make them with `senna2 run` or `senna2 data convert`"
-            )
+            raise InputError(f"{folder}: holds no samples; make them with `senna2 run` or `senna2 data convert`")
         read = [_read_part(p, images) for p in chosen]
         self._views = [r[1] for r in read]
         shapes = [{camera: v.shape[1:] for camera, v in views.items()} for views in self._views]
@@ -118,9 +116,7 @@ def _load(path: Path, n: int, *, mmap: bool = False) -> Array:
     try:
         value = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); delete its folder and make the samples again"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({error}); delete its folder and make the samples again") from error
     held = len(value) if value.ndim else 0
     if held != n:
         raise InputError(f"{path}: holds {held} samples, part.json says {n}; delete its folder and make them again")

@@ -35,6 +35,7 @@ from senna2.world.clip import find_clips
 HEALTH_SAMPLES = 256
 LEAST_PROGRESS = 0.7  # of the progress before the stage: under it a stage-3 round has parked the policy
 MOST_PARKED = 0.2
+LEAST_EXPERT_M = 5.0  # a clip in which the expert hardly moves says nothing of progress
 
 
 def checkpoint_in(path: Path) -> Path:
@@ -170,11 +171,12 @@ def _stage_3(
 
 def _driving(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """What the judge looks at: progress, standing still and leaving the road, as means over clips."""
-    progress = [r.progress_F[-1] / max(r.expert_E4[-1, 2], 1.0) for r in rollouts]
-    parked = [float((r.ego_F6[:, 3] < 0.05).mean() > 0.5 and r.expert_E4[:, 1].mean() > 1.0) for r in rollouts]
+    moving = [r for r in rollouts if r.expert_E4[-1, 2] > LEAST_EXPERT_M]
+    progress = [r.progress_F[-1] / r.expert_E4[-1, 2] for r in moving]
+    parked = [float((r.ego_F6[:, 3] < 0.05).mean() > 0.5) for r in moving]
     off_road = [float(r.off_road_F.any()) for r in rollouts if r.off_road_F is not None]
-    means = {"progress": np.mean(progress), "parked": np.mean(parked), "off_road": np.mean(off_road or [0.0])}
-    return {k: round(float(v), 4) for k, v in means.items()}
+    means = {"progress": progress, "parked": parked, "off_road": off_road}
+    return {k: round(float(np.mean(v or [0.0])), 4) for k, v in means.items()}
 
 
 def demonstration_samples(

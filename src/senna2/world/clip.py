@@ -51,7 +51,7 @@ _TRACK_FLOATS = ("t", "x", "y", "yaw", "length", "width", "height", "v")
 def save_clip(scene: Scene, folder: Path) -> None:
     """Write a validated scene as a clip folder; an older clip there is replaced only once the new one is complete.
 
-    Raises `InputError` for an invalid scene or if `folder` is something else than a clip.
+    Raises `InputError` for an invalid scene, a full disk, or if `folder` is something else than a clip.
     """
     folder = Path(folder)
     scene.validate(f"clip {scene.meta.name}")
@@ -67,9 +67,12 @@ def save_clip(scene: Scene, folder: Path) -> None:
         if folder.exists():
             os.replace(folder, retired)
         os.replace(building, folder)
-    except BaseException:
+    except BaseException as error:
         if retired.exists() and not folder.exists():
             os.replace(retired, folder)
+        if isinstance(error, OSError):
+            reason = f"cannot be written ({error.strerror or error}); free disk space or choose another --out"
+            raise InputError(f"{folder}: {reason}") from error
         raise
     finally:
         shutil.rmtree(building, ignore_errors=True)

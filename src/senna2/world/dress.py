@@ -29,6 +29,7 @@ from senna2.world.scene import BRAKE, Expert, Scene, SceneMeta, Track
 from senna2.world.town.assets import make_asset
 from senna2.world.town.people import bicycle
 
+LONGEST_BICYCLE = 2.5  # m; a longer "bicycle" is a rack of them
 LOOKS = 24  # paints and clothes an asset may have; sizes are never rounded
 ROUTE_STEP = 2.0  # m between route points
 ROUTE_AHEAD = 5.0  # m the route runs straight on after the last recorded pose
@@ -190,7 +191,8 @@ def _tracks(log: RecordedLog, seed: int) -> tuple[tuple[Track, ...], dict[str, G
         size = (logged.length, logged.width, logged.height)
         kind = logged.agent_class
         # A bicycle that stands all the time is a parked one: nobody is drawn on it. [ours]
-        bare = "bicycle" in logged.category.lower() and not moved(logged.pose_F3, logged.valid_F)
+        is_bicycle = "bicycle" in logged.category.lower() and logged.length < LONGEST_BICYCLE
+        bare = is_bicycle and not moved(logged.pose_F3, logged.valid_F)
         name = ("bicycle-" if bare else f"{kind.name.lower()}-") + "x".join(f"{m:.3f}" for m in size) + f"-{look}"
         runs = _runs(logged.valid_F)
         parts = [_track(logged, run, f"#{i + 1}" if len(runs) > 1 else "", name, log.dt) for i, run in enumerate(runs)]
