@@ -50,7 +50,7 @@ def _store(split: str, count: int, out: Path) -> SampleStore:
 
 @pytest.mark.slow
 def test_a_planner_trained_on_12000_state_samples_beats_constant_velocity(tmp_path):
-    torch.set_num_threads(WORKERS)
+    torch.set_num_threads(1)
     store = _store("train", TRAIN_CLIPS, tmp_path / "train")
     held_out = _store("test", HELD_OUT_CLIPS, tmp_path / "test").states
     policy = DualSystem(PolicyConfig(obs="state", adapter="none"), Rig.default(), seed=0)

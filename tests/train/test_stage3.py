@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -55,6 +56,7 @@ def straight_driver():
     optimiser = torch.optim.AdamW(policy.parameters(), 3e-3)
     batch = Batch.from_samples(samples)
     for step in range(150):
+        optimiser.param_groups[0]["lr"] = 1.5e-3 * (1 + math.cos(math.pi * step / 150))  # settled, so: truly straight
         tokens = policy.encode(batch)
         loss = policy.planning_loss(tokens, unguided(policy, 24), batch, seed=0, step=step).mean()
         optimiser.zero_grad()

@@ -43,6 +43,8 @@ def make_verb(out: Path, *, family: str | None, split: str, count: int, seed: in
     families = [] if family is None else [family]
     if count < 1:
         raise InputError(f"--count {count}: must be at least 1")
+    if seed is not None and count != 1:
+        raise InputError(f"--seed {seed}: names one clip; drop --count {count}")
     if seed is None:
         made = make_clips(split, count, out, families)
     else:

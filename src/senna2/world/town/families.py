@@ -200,8 +200,7 @@ def split_scenes(split: str, count: int) -> list[tuple[str, int]]:
 def make_scene(family: str, seed: int, split: str = "train") -> Scene:
     """A validated clip with the expert's log, determined by (family, seed, split).
 
-    Raises `InputError` for unknown names, and `RuntimeError` if no attempt gave a clip that the expert passes
-    (a fault of the family's script).
+    Raises `InputError` for unknown names, and if no attempt gave a clip that the expert passes.
     """
     _check(split, family)
     for attempt in range(ATTEMPTS):
@@ -209,7 +208,7 @@ def make_scene(family: str, seed: int, split: str = "train") -> Scene:
         scene = _demonstrated(_draft_scene(family, seed, split, np.random.default_rng(key)))
         if scene is not None:
             return scene.validate(scene.meta.name)
-    raise RuntimeError(f"family {family}, seed {seed}: the expert failed in {ATTEMPTS} attempts")
+    raise InputError(f"family {family}, seed {seed}: the expert failed in {ATTEMPTS} attempts; take another seed")
 
 
 def _check(split: str, family: str) -> None:
