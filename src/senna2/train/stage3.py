@@ -6,8 +6,8 @@ Low level, on frames of the policy's own rollouts (every fourth, before the firs
     L_eff  = Σ_{t=1..T−1} |τ_t − sg(τ_{t+1})|²      where too slow: each point is pulled on, the plan speeds up
     L_low  = mean_F [m_s L_safe + λ_e m_e L_eff] + λ_a mean_U Σ_t |τ_θ − sg τ_θ0|²
 
-F: frames with m_s or m_e; U: the others. The anchor on U is ours (docs/decisions/stage-3-anchor.md): without it the policy
-parks or runs away. `faithful=True` is the paper's reading: λ_e = 1, no anchor. High level, on F afterwards:
+F: frames with m_s or m_e; U: the others. The anchor on U is ours (docs/decisions/stage-3-anchor.md): without it the
+policy parks or runs away. `faithful=True` is the paper's reading: λ_e = 1, no anchor. High level, on F afterwards:
 
     L_high = −log P(f_K(τ) | Q)                     where decision and refined plan disagree
 """

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from senna2.types import AgentClass, Array, Camera, Direction, EgoState, Rig, VehicleShape, require
+from senna2.types import AgentClass, Array, Camera, EgoState, Rig, VehicleShape, require
 from senna2.world.gaussians import GaussianCloud
 
 SCHEMA = "senna2.clip/1"
@@ -68,7 +68,7 @@ class LaneMap:
 
 @dataclass(frozen=True, eq=False)
 class Expert:
-    """The recorded or generated ego: t_E s, pose_E3 rear axle, v_E, a_E, steer_E, annotated direction_E, navigation_E."""
+    """The recorded or generated ego: t_E s, pose_E3 rear axle, v_E m/s, annotated direction_E, navigation_E."""
 
     t_E: Array
     pose_E3: Array
@@ -172,7 +172,7 @@ class Scene:
         zeros = np.zeros(frames, np.int8)
         cameras = Rig((Camera.fake(),))
         return cls(
-            SceneMeta("fake", "following_and_stop", "test", 0), GaussianCloud.fake(), {"car": GaussianCloud.fake(16, 1)}, (track,),
-            lane_map, cameras, Expert(t, pose, np.full(frames, v), zeros + Direction.STRAIGHT, zeros + Direction.STRAIGHT),
+            SceneMeta("fake", "following_and_stop", "test", 0), GaussianCloud.fake(), {"car": GaussianCloud.fake(16, 1)},
+            (track,), lane_map, cameras, Expert(t, pose, np.full(frames, v), zeros, zeros),
             line(0.0), np.full(len(x), 13.9),
         )  # fmt: skip
