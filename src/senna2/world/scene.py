@@ -172,7 +172,13 @@ class Scene:
         zeros = np.zeros(frames, np.int8)
         cameras = Rig((Camera.fake(),))
         return cls(
-            SceneMeta("fake", "following_and_stop", "test", 0), GaussianCloud.fake(),
-            {"car": GaussianCloud.fake(16, 1)}, (track,), lane_map, cameras, Expert(t, pose, np.full(frames, v), zeros, zeros),
-            line(0.0), np.full(len(x), 13.9),
-        )  # fmt: skip
+            SceneMeta("fake", "following_and_stop", "test", 0),
+            GaussianCloud.fake(),
+            {"car": GaussianCloud.fake(16, 1)},
+            (track,),
+            lane_map,
+            cameras,
+            Expert(t, pose, np.full(frames, v), zeros, zeros),  # 0 is Direction.STRAIGHT
+            line(0.0),
+            np.full(len(x), 13.9),
+        )
