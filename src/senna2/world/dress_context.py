@@ -14,6 +14,7 @@ import shapely
 from senna2.frames import along_polyline, sample_polyline
 from senna2.types import Array
 from senna2.world.dress_map import line_parts
+from senna2.world.town.street import SHOP, WALLS, WINDOW
 from senna2.world.town.surfaces import SurfaceBuilder, placed, quat_about_z
 
 if TYPE_CHECKING:
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 SCENERY_WITHIN = 95.0  # m to the route
 FRONT = 9.0  # m from the road's edge to the house fronts
 TREE_ROW, LAMP_ROW = 2.6, 0.9  # m from the road's edge
-WALLS = np.array(
-    [
-        (0.66, 0.47, 0.37),
-        (0.76, 0.68, 0.57),
-        (0.58, 0.60, 0.66),
-        (0.70, 0.38, 0.30),
-        (0.80, 0.74, 0.62),
-        (0.50, 0.53, 0.50),
-    ]
-)
-WINDOW, SHOP = np.array((0.17, 0.20, 0.25)), np.array((0.22, 0.25, 0.30))
 
 
 def add_context(b: SurfaceBuilder, ground: Ground, rng: np.random.Generator) -> None:
