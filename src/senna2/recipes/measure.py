@@ -114,8 +114,8 @@ def measure(
             for mode, decision in modes.items():
                 drivers[f"{name} {mode}"] = _configured(spec, vlm_period_s, decision)
                 away += [(f"{name} {mode}", clip) for clip in forced[1]]
-    rollouts = drive_several(drivers, here, workers=0, seed=seed, label="drive cheap policies", progress=True)
-    rollouts += drive_several(drivers, away, workers=workers, seed=seed, label="drive", progress=True)
+    rollouts = drive_several(drivers, here, workers=0, seed=seed, label="drive cheap policies", progress=bool(here))
+    rollouts += drive_several(drivers, away, workers=workers, seed=seed, label="drive", progress=bool(away))
     seconds = time.perf_counter() - start
     for name, part in done.items():
         part.rollouts = [r for r in rollouts if r.policy == name]
