@@ -148,7 +148,7 @@ def test_two_ranks_give_the_gradient_of_one():
         for r in rows:
             part = batch.take(torch.tensor(r))
             tokens = policy.encode(part)
-            f_vlm = policy.condition_for_training(None, part.speed_B, part.direction_B, part.index_B, seed=0, step=1)
+            f_vlm = policy.condition(None, part.speed_B, part.direction_B)
             (policy.planning_loss(tokens, f_vlm, part, seed=0, step=1).sum() / 6).backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
@@ -167,25 +167,6 @@ def test_samples_without_a_future_are_masked():
     assert (loss[[0, 2, 3]] > 0).all()
     loss.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in policy.parameters() if p.grad is not None)
-
-
-def test_training_takes_conditions_away_by_index():
-    policy = _policy()
-    n = 400
-    index, one = torch.arange(n), torch.ones(n, dtype=torch.int64)
-    null = policy.condition(None, -one[:1], -one[:1])[0]
-
-    def gone(drop: float, at: torch.Tensor = index, step: int = 0) -> torch.Tensor:
-        f_vlm = policy.condition_for_training(
-            None, one[: len(at)], one[: len(at)], at, seed=0, step=step, drop_decision=drop
-        )
-        return torch.isclose(f_vlm, null, atol=1e-6).all(-1)
-
-    assert not gone(0.0).any()
-    assert gone(1.0).all()
-    assert abs(gone(0.5).float().mean() - 0.5) < 0.08
-    assert torch.equal(gone(0.5)[50:60], gone(0.5, index[50:60]))
-    assert not torch.equal(gone(0.5), gone(0.5, step=1))
 
 
 def test_image_jitter_is_keyed_and_only_on_request():

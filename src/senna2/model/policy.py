@@ -193,21 +193,6 @@ class DualSystem(nn.Module):
             hidden_BH = hidden_BH.detach()
         return cast(Tensor, self.adapter(hidden_BH, speed_B, direction_B, hidden_valid_B))
 
-    def condition_for_training(
-        self, hidden_BH: Tensor | None, speed_B: Tensor, direction_B: Tensor, index_B: Tensor, *, seed: int, step: int,
-        drop_decision: float = 0.5, drop_hidden: float = 0.25,
-    ) -> Tensor:  # fmt: skip
-        """`condition` with a share of the decisions and, independently, of the hidden states taken away by index.
-
-        [ours]: a decision that was always there and always right is not obeyed when it is forced, and the hidden state
-        holds the decision too, so either must sometimes stand alone (docs/method.md).
-        """
-        one = diffusion.keyed_uniform(index_B, seed, step, (), diffusion.DROP_DECISION).to(speed_B.device)
-        two = diffusion.keyed_uniform(index_B, seed, step, (), diffusion.DROP_HIDDEN).to(speed_B.device)
-        gone = one < drop_decision
-        speed_B, direction_B = speed_B.masked_fill(gone, -1), direction_B.masked_fill(gone, -1)
-        return self.condition(hidden_BH, speed_B, direction_B, two >= drop_hidden)
-
     def _denoise(self, x_BDK2: Tensor, t_BD: Tensor, tokens: SceneTokens, f_vlm: Tensor | None, batch: Batch) -> Tensor:
         return cast(
             Tensor,

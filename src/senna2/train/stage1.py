@@ -18,7 +18,7 @@ import torch
 
 from senna2.decisions import consistent, f_k_plan
 from senna2.model.batch import Batch
-from senna2.model.diffusion import keyed_uniform
+from senna2.model.diffusion import TOLD, keyed_uniform
 from senna2.model.policy import DualSystem, SceneTokens
 from senna2.model.vlm import DrivingVLM
 from senna2.train.distributed import Ranks
@@ -27,7 +27,6 @@ from senna2.train.sampling import draw_indices
 from senna2.types import Array, Direction, InputError, Samples, Speed
 
 Log = list[dict[str, float]]
-TOLD = 16  # stream of the keyed numbers that choose what the planner is told; 0-15 belong to the model
 
 
 class Store(Protocol):

@@ -111,10 +111,6 @@ class MapJudge:
         self._dividers = Lines((*lane_map.dividers, *lane_map.centre_lines))
         self.has_kerbs = len(kerbs) > 0
 
-    @property
-    def kerb_lines(self) -> Lines:
-        return self._kerbs
-
     def off_road(self, box_5: Array) -> bool | None:
         return None if self._area is None else self._area.outside_m(corners(box_5)) > OFF_ROAD_M
 
