@@ -16,6 +16,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "constant_velocity": "senna2.drivers:ConstantVelocity",
         "expert": "senna2.drivers:Expert",
         "idm": "senna2.drivers:Idm",
+        "naive": "senna2.drivers:Naive",
     },
     "sources": {"town": "senna2.world.town.families:make_scene"},
     "scenes": {
