@@ -117,7 +117,7 @@ def demonstrate(scene: Scene, drives: Drives) -> tuple[Samples | None, Counter[s
     for number in range(drives.drives):
         start = scene.expert.start() if number == 0 else _perturbed(scene.expert.start(), drives, rng)
         states, observations, directions = _drive(simulator, start, drives)
-        if any(s.contacts for s in states[-1:]):
+        if states[-1].contacts:
             counts[CONTACT] += 1
             continue
         part = _samples(simulator, states, observations, directions)

@@ -64,6 +64,11 @@ def get(kind: str, name: str) -> Any:
         raise InputError(f"{kind} '{name}' ({found[name]}) cannot be loaded: {error}") from error
 
 
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint folder itself, or the one a stage left in `path/policy`; None if there is neither."""
+    return next((f for f in (path, path / "policy") if (f / "config.json").is_file()), None)
+
+
 def make_policy(spec: str, *, seed: int = 0) -> Any:
     """A policy by registered name, or from a checkpoint folder (one that holds config.json)."""
     if spec in listing("policies"):

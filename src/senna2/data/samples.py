@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,9 +46,9 @@ def samples_from_drive(
     speed, _ = f_k_plan(future[..., :2])
     agents = np.stack([_agent_futures(boxes_FA6, pose_F3[i], i, o) for i, o in zip(chosen, seen, strict=True)])
     segments = None if kerbs is None else _segments(kerbs)
-    values = {name: getattr(base, name) for name in Samples.__dataclass_fields__}
     n = len(chosen)
-    values.update(
+    samples = dataclasses.replace(
+        base,
         future_NT3=future.astype(np.float32),
         speed_N=np.asarray(speed, np.int8),
         direction_N=np.asarray(direction_F, np.int8)[chosen],
@@ -59,9 +60,9 @@ def samples_from_drive(
         clips=(clip,),
         families=(family,),
     )
-    if segments is not None:
-        values["kerbs_NS4"] = np.stack([_near(segments, pose_F3[i]) for i in chosen])
-    return Samples(**values)
+    if segments is None:
+        return samples
+    return dataclasses.replace(samples, kerbs_NS4=np.stack([_near(segments, pose_F3[i]) for i in chosen]))
 
 
 def _agent_futures(boxes_FA6: Array, pose_3: Array, frame: int, observation: Observation) -> Array:

@@ -6,6 +6,7 @@ and renamed, so an interrupted run leaves only whole parts, and a part that exis
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -60,7 +61,7 @@ class SampleStore:
         found = sorted(p.parent for p in self.folder.glob("*/part.json") if not p.parent.name.startswith("."))
         chosen = found if parts is None else [self.folder / p for p in parts]
         if not chosen:
-            raise InputError(f"{folder}: holds no samples; make them with `senna2 run` or `senna2 data convert`")
+            raise InputError(f"{folder}: holds no samples; make them with `senna2 run` or `senna2 train 1a`")
         read = [_read_part(p, images) for p in chosen]
         self._views = [r[1] for r in read]
         shapes = [{camera: v.shape[1:] for camera, v in views.items()} for views in self._views]
@@ -71,8 +72,8 @@ class SampleStore:
                     "samples of one rig belong in one folder"
                 )
         self._start = np.concatenate([[0], np.cumsum([len(r[0]) for r in read])])
-        self.states = Samples.concatenate([r[0] for r in read])
-        object.__setattr__(self.states, "index_N", np.arange(len(self.states), dtype=np.int64))
+        states = Samples.concatenate([r[0] for r in read])
+        self.states = dataclasses.replace(states, index_N=np.arange(len(states), dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.states)
@@ -86,8 +87,7 @@ class SampleStore:
             camera: np.stack([self._views[p][camera][r] for p, r in zip(part, row, strict=True)])
             for camera in self._views[0]
         }
-        state = self.states.take(index)
-        return Samples(**{**{n: getattr(state, n) for n in Samples.__dataclass_fields__}, "images": images})
+        return dataclasses.replace(self.states.take(index), images=images)
 
 
 def _read_part(folder: Path, images: bool) -> tuple[Samples, dict[str, Array]]:

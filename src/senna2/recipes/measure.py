@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from senna2.evaluate.open_loop import open_loop
 from senna2.evaluate.results import Suites, assemble, compare, write_results
 from senna2.provenance import provenance
 from senna2.recipes.clips import make_clips
-from senna2.registry import listing, make_policy
+from senna2.registry import find_checkpoint, listing, make_policy
 from senna2.rollouts import PolicySpec, drive_several, plan_samples
 from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape
 from senna2.workers import run_jobs
@@ -190,12 +190,11 @@ def policy_names(specs: Sequence[str]) -> dict[str, str]:
     """Display name → spec; a checkpoint is called by its folder (`…/senna2/policy` by its parent)."""
     names: dict[str, str] = {}
     for spec in specs:
-        path = Path(spec)
-        resolved = spec
-        if spec not in listing("policies") and not (path / "config.json").is_file() and (path / "policy").is_dir():
-            resolved = str(path / "policy")
-        folder = Path(resolved)
-        name = spec if spec in listing("policies") else (folder.parent.name if folder.name == "policy" else folder.name)
+        name = resolved = spec
+        if spec not in listing("policies"):
+            folder = find_checkpoint(Path(spec)) or Path(spec)
+            resolved = str(folder)
+            name = folder.parent.name if folder.name == "policy" else folder.name
         while name in names:
             name += "'"
         names[name] = resolved
@@ -256,7 +255,6 @@ def neighbours(names: Sequence[str]) -> list[tuple[str, str]]:
 def collect_results(
     measured: Mapping[str, Measured], *, recipe: Mapping[str, Any], seeds: Sequence[int],
     pairs: Sequence[tuple[str, str]], timings_s: Mapping[str, float] | None = None,
-    video_of: Callable[[Rollout], str | None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     policies: dict[str, Suites] = {name: m.suites for name, m in measured.items()}
     seconds = {f"{name} {k}": v for name, m in measured.items() for k, v in m.seconds.items()}
@@ -265,7 +263,7 @@ def collect_results(
         recipe=recipe,
         seeds=seeds,
         policies=policies,
-        clips=[clip_row(r, video_of(r)) for m in measured.values() for r in m.rollouts],
+        clips=[clip_row(r) for m in measured.values() for r in m.rollouts],
         comparisons=compare(policies, pairs),
         timings_s={**(timings_s or {}), **seconds},
     )

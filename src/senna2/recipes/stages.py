@@ -23,6 +23,7 @@ from senna2.model.vlm.qwen import DrivingVLM
 from senna2.provenance import provenance, write_json
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe
+from senna2.registry import find_checkpoint
 from senna2.rollouts import drive_many
 from senna2.train.distributed import Ranks, start_ranks, stop_ranks
 from senna2.train.loop import TrainingError
@@ -39,11 +40,13 @@ LEAST_EXPERT_M = 5.0  # a clip in which the expert hardly moves says nothing of 
 
 
 def checkpoint_in(path: Path) -> Path:
-    """The checkpoint folder itself, or the one a stage left in `path/policy`."""
-    for folder in (path, path / "policy"):
-        if (folder / "config.json").is_file():
-            return folder
-    raise InputError(f"{path}: holds no checkpoint (no config.json, nor policy/config.json); train that stage first")
+    """`find_checkpoint`, or an `InputError`."""
+    folder = find_checkpoint(path)
+    if folder is None:
+        raise InputError(
+            f"{path}: holds no checkpoint (no config.json, nor policy/config.json); train that stage first"
+        )
+    return folder
 
 
 def new_policy(recipe: Recipe, *, adapter: str | None = None) -> DualSystem:

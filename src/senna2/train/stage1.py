@@ -9,6 +9,7 @@ Loss functions here return one value a sample, so that any batch, on any rank, a
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ from senna2.train.sampling import draw_indices
 from senna2.types import Array, Direction, InputError, Samples, Speed
 
 Log = list[dict[str, float]]
+E2E = ("encoder.", "perception.", "planner.")  # prefixes of the E2E policy's parameters
+FULLY_TRAINED = ("adapter.", *E2E)  # in stages 1c, 2 and 3
 
 
 class Store(Protocol):
@@ -69,7 +72,21 @@ class Stage1c:
     expert_share: float = 0.25
 
 
-class SampleStage:
+class PolicyStage:
+    """What every stage has: a policy, of which some parameters train."""
+
+    def __init__(self, policy: DualSystem, seed: int) -> None:
+        self.policy, self.seed = policy, seed
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {n: p for n, p in self.policy.named_parameters() if p.requires_grad}
+
+
+class SampleStage(PolicyStage):
     """What the loop needs of a stage that learns from stored samples. `learning`: prefixes of the parameters that
     train; `lora` adds the VLM's low-rank ones. All else is frozen."""
 
@@ -83,17 +100,11 @@ class SampleStage:
         *,
         lora: bool = False,
     ) -> None:
-        self.name, self.policy, self.store, self.seed = name, policy, store, seed
+        super().__init__(policy, seed)
+        self.name, self.store = name, store
         self.pool_N = np.arange(len(store))
         self.weights_N: Array | None = None
         freeze_except(policy, learning, lora=lora)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.policy.parameters()).device
-
-    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {n: p for n, p in self.policy.named_parameters() if p.requires_grad}
 
     def draw(self, step: int, batch: int) -> Array:
         return self.pool_N[draw_indices(len(self.pool_N), batch, step, self.seed, self.weights_N)]
@@ -124,10 +135,7 @@ class VlmStage(SampleStage):
     def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
         if len(data) == 0:
             return None, {}
-        vlm = vlm_of(self.policy)
-        nll_B = vlm.answer_nll(
-            data, torch.as_tensor(data.speed_N.astype(int)), torch.as_tensor(data.direction_N.astype(int))
-        )
+        nll_B = vlm_of(self.policy).answer_nll(data, data.speed_N, data.direction_N)
         return nll_B.sum() / batch, {}
 
 
@@ -135,7 +143,7 @@ class PlannerStage(SampleStage):
     """1b."""
 
     def __init__(self, policy: DualSystem, store: Store, config: Stage1b, seed: int) -> None:
-        super().__init__("1b", policy, store, seed, ("encoder.", "perception.", "planner."))
+        super().__init__("1b", policy, store, seed, E2E)
         self.config = config
         self.pool_N = np.flatnonzero(~store.states.counterfactual_N)
         self.weights_N = careful_weights(store.states.take(self.pool_N), config.careful)
@@ -153,8 +161,7 @@ class AdapterStage(SampleStage):
     """1c."""
 
     def __init__(self, policy: DualSystem, store: Store, config: Stage1c, seed: int) -> None:
-        learning = ("adapter.", "perception.", "planner.") if config.freeze_backbone else \
-            ("adapter.", "encoder.", "perception.", "planner.")  # fmt: skip
+        learning = tuple(p for p in FULLY_TRAINED if not (config.freeze_backbone and p == "encoder."))
         super().__init__("1c", policy, store, seed, learning)
         self.config = config
         self.weights_N = careful_weights(store.states, config.careful)
@@ -295,8 +302,7 @@ def vlm_health(policy: DualSystem, store: Store, index: Array, seed: int) -> dic
     said = vlm.decide(data).speed_B.cpu().numpy()
     order = np.random.default_rng(seed).permutation(len(data))
     shuffled_images = {k: v[order] for k, v in data.images.items()}
-    values = {n: getattr(data, n) for n in Samples.__dataclass_fields__}
-    blind = vlm.decide(Samples(**{**values, "images": shuffled_images})).speed_B.cpu().numpy()
+    blind = vlm.decide(dataclasses.replace(data, images=shuffled_images)).speed_B.cpu().numpy()
     known = data.speed_N >= 0
     health = {
         f"recall_{s.name.lower()}": float((said[data.speed_N == s] == s).mean())

@@ -21,10 +21,8 @@ from senna2.model.batch import Batch
 from senna2.model.policy import DualSystem
 from senna2.train.distributed import Ranks
 from senna2.train.loop import Optim, TrainingError, train
-from senna2.train.stage1 import SampleStage, Store, careful_weights, consistency_of, vlm_of
+from senna2.train.stage1 import FULLY_TRAINED, SampleStage, Store, careful_weights, consistency_of, vlm_of
 from senna2.types import Samples
-
-FULLY_TRAINED = ("adapter.", "encoder.", "perception.", "planner.")
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ class OpenLoopAlignment(SampleStage):
         planning_b = self.policy.planning_loss(
             tokens, f_vlm, tensors, seed=self.seed, step=step, draws=self.config.draws
         )
-        vlm_b = vlm.answer_nll(
-            part, torch.as_tensor(part.speed_N.astype(int)), torch.as_tensor(part.direction_N.astype(int))
-        )
+        vlm_b = vlm.answer_nll(part, part.speed_N, part.direction_N)
         values["planning"] = float(planning_b.detach().sum()) / batch
         values["vlm"] = float(vlm_b.detach().sum()) / batch
         return (planning_b.sum() + self.config.gamma * vlm_b.sum()) / batch, values

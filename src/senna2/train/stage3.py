@@ -30,8 +30,7 @@ from senna2.train.distributed import Ranks
 from senna2.train.frames import RolloutFrames, load_frames, save_frames, select_frames
 from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.sampling import draw_indices
-from senna2.train.stage1 import freeze_except, vlm_of
-from senna2.train.stage2 import FULLY_TRAINED
+from senna2.train.stage1 import FULLY_TRAINED, PolicyStage, freeze_except, vlm_of
 from senna2.types import Array, Rollout, Samples
 
 
@@ -78,23 +77,17 @@ def l_eff(tau_BT2: torch.Tensor) -> torch.Tensor:
     return ((tau_BT2[:, :-1] - tau_BT2[:, 1:].detach()) ** 2).sum((1, 2))
 
 
-class _FrameStage:
+class _FrameStage(PolicyStage):
     """What low and high level share: frames of the policy's own rollouts, with the VLM read once a round."""
 
     name = "3"
 
     def __init__(self, policy: DualSystem, frames: RolloutFrames, config: Stage3, seed: int) -> None:
-        self.policy, self.frames, self.config, self.seed = policy, frames, config, seed
+        super().__init__(policy, seed)
+        self.frames, self.config = frames, config
         self.flagged = np.flatnonzero(frames.safe_N | frames.slow_N)
         self.unflagged = np.flatnonzero(~(frames.safe_N | frames.slow_N))
         self.hidden_ND = _hidden(policy, frames.samples)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.policy.parameters()).device
-
-    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {n: p for n, p in self.policy.named_parameters() if p.requires_grad}
 
     def load(self, index: Array) -> tuple[Array, Samples]:
         return index, self.frames.samples.take(index)

@@ -14,7 +14,7 @@ import shapely
 from senna2.frames import along_polyline, sample_polyline
 from senna2.types import Array
 from senna2.world.dress_map import line_parts
-from senna2.world.town.street import SHOP, WALLS, WINDOW
+from senna2.world.town.street import SHOP, WALLS, WINDOW, build_tree
 from senna2.world.town.surfaces import SurfaceBuilder, placed, quat_about_z
 
 if TYPE_CHECKING:
@@ -98,17 +98,8 @@ def _house(b: SurfaceBuilder, line_P2: Array, distance: float, rng: np.random.Ge
 
 
 def _tree(b: SurfaceBuilder, point_2: Array, yaw: float, rng: np.random.Generator) -> None:
-    height, n = rng.uniform(5.0, 7.5), 52
-    shell = rng.normal(size=(n, 3))
-    shell /= np.linalg.norm(shell, axis=1, keepdims=True)
-    shell *= rng.uniform(0.4, 1, (n, 1)) ** 0.5 * (1.6, 1.6, 0.28 * height)
-    leaf = np.array([0.16, 0.38, 0.12]) * rng.uniform(0.85, 1.2) + rng.normal(0, 0.02, 3)
-    rgb = leaf * (0.78 + 0.35 * shell[:, 2:] / (0.28 * height)) + rng.normal(0, 0.03, (n, 1))
-    crown = SurfaceBuilder(rng)
-    shell[:, 2] += 0.68 * height
-    crown.add(shell, rng.uniform(0.30, 0.52, n)[:, None] * (1, 1, 0.8), rgb, opacity=0.82)
-    crown.add([(0, 0, z) for z in np.linspace(0.4, 0.45 * height, 4)], (0.13, 0.13, 0.4), (0.30, 0.22, 0.15))
-    b.add_cloud(placed(crown.cloud(), (point_2[0], point_2[1], yaw)))
+    tree = build_tree(rng, rng.uniform(5.0, 7.5), leaves=52)
+    b.add_cloud(placed(tree, (point_2[0], point_2[1], yaw)))
 
 
 def _lamp(b: SurfaceBuilder, point_2: Array, yaw: float) -> None:

@@ -173,19 +173,23 @@ def _trees(b: SurfaceBuilder, street: Street, look: Look, rng: np.random.Generat
     d = KERB + (PARKING + 0.7 if look.parking else 1.3)
     s = street.line.s_P[0] + rng.uniform(0, look.tree_spacing)
     while s < street.line.s_P[-1]:
-        height = rng.uniform(5.0, 7.0)
-        n = 56
-        shell = rng.normal(size=(n, 3))
-        shell /= np.linalg.norm(shell, axis=1, keepdims=True)
-        shell *= rng.uniform(0.4, 1, (n, 1)) ** 0.5 * (1.6, 1.6, 0.28 * height)
-        leaf = np.array([0.16, 0.38, 0.12]) * rng.uniform(0.85, 1.2) + rng.normal(0, 0.02, 3)
-        rgb = leaf * (0.78 + 0.35 * shell[:, 2:] / (0.28 * height)) + rng.normal(0, 0.03, (n, 1))
-        crown = SurfaceBuilder(rng)
-        sizes = rng.uniform(0.30, 0.52, n)[:, None] * (1, 1, 0.8)
-        crown.add(shell + np.array((0, 0, 0.68 * height)), sizes, rgb, opacity=0.82)
-        crown.add([(0, 0, z) for z in np.linspace(0.4, 0.45 * height, 4)], (0.13, 0.13, 0.4), (0.30, 0.22, 0.15))
-        b.add_cloud(placed(crown.cloud(), street.line.world(s, side * d), 0.15))
+        tree = build_tree(rng, rng.uniform(5.0, 7.0), leaves=56)
+        b.add_cloud(placed(tree, street.line.world(s, side * d), 0.15))
         s += look.tree_spacing * rng.uniform(0.85, 1.2)
+
+
+def build_tree(rng: np.random.Generator, height: float, *, leaves: int) -> GaussianCloud:
+    """A tree of `height` m about the origin: a shell of leaf blobs, lighter on top, over a trunk."""
+    shell = rng.normal(size=(leaves, 3))
+    shell /= np.linalg.norm(shell, axis=1, keepdims=True)
+    shell *= rng.uniform(0.4, 1, (leaves, 1)) ** 0.5 * (1.6, 1.6, 0.28 * height)
+    leaf = np.array([0.16, 0.38, 0.12]) * rng.uniform(0.85, 1.2) + rng.normal(0, 0.02, 3)
+    rgb = leaf * (0.78 + 0.35 * shell[:, 2:] / (0.28 * height)) + rng.normal(0, 0.03, (leaves, 1))
+    tree = SurfaceBuilder(rng)
+    sizes = rng.uniform(0.30, 0.52, leaves)[:, None] * (1, 1, 0.8)
+    tree.add(shell + np.array((0, 0, 0.68 * height)), sizes, rgb, opacity=0.82)
+    tree.add([(0, 0, z) for z in np.linspace(0.4, 0.45 * height, 4)], (0.13, 0.13, 0.4), (0.30, 0.22, 0.15))
+    return tree.cloud()
 
 
 def _lamps(b: SurfaceBuilder, street: Street, side: int) -> None:
