@@ -42,6 +42,7 @@ class LaneKind(IntEnum):
     LANE = 1  # any other centre line
     DIVIDER = 2
     KERB = 3
+    RED_STOP_LINE = 4  # a stop line whose light is red or amber now
 
 
 @dataclass(frozen=True, eq=False)

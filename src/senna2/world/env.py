@@ -19,6 +19,7 @@ from senna2.types import (
     ROUTE_POINTS,
     Array,
     InputError,
+    LaneKind,
     Observation,
     Trajectory,
     require,
@@ -168,7 +169,7 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
             "agent_classes": spaces.Box(0, 7, (MAX_AGENTS,), np.int8),
             "agents_mask": spaces.MultiBinary(MAX_AGENTS),
             "lanes": box(MAX_LANES, LANE_POINTS, 2),
-            "lane_kinds": spaces.Box(0, 3, (MAX_LANES,), np.int8),
+            "lane_kinds": spaces.Box(0, len(LaneKind) - 1, (MAX_LANES,), np.int8),
             "lanes_mask": spaces.MultiBinary(MAX_LANES),
             "route": box(ROUTE_POINTS, 2),
         }

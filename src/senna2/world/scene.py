@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Self
 
 import numpy as np
@@ -12,6 +13,26 @@ from senna2.world.gaussians import GaussianCloud
 
 SCHEMA = "senna2.clip/1"
 BRAKE, INDICATOR_LEFT, INDICATOR_RIGHT = 1, 2, 4  # bits of Track.lights_T
+WEATHERS = ("day", "dusk", "rain")
+LANE_KINDS = ("car", "cycle")
+
+
+class Light(IntEnum):
+    """States of a traffic light."""
+
+    RED = 0
+    AMBER = 1
+    GREEN = 2
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """Where and when (s on the track's own clock) an agent's scripted path meets the ego's: triggered traffic runs
+    the track's clock so that it arrives there with the ego, however fast that one comes."""
+
+    x: float
+    y: float
+    arrives_s: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +41,7 @@ class Track:
 
     The agent exists from t_T[0] to t_T[-1] only. `asset` names a cloud of the scene (box frame: origin at the
     bottom centre, x forward) made for exactly this size. lights_T: bits BRAKE, INDICATOR_LEFT, INDICATOR_RIGHT.
+    trigger: of agents whose path conflicts with the ego's; only triggered traffic heeds it.
     """
 
     id: str
@@ -33,6 +55,29 @@ class Track:
     v_T: Array
     lights_T: Array
     controller: str = "replay"
+    trigger: Trigger | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A traffic light over time. pose_3: foot of its post (x, y) and the heading of the traffic it speaks to.
+
+    `asset` names a cloud with the variants ".red", ".amber", ".green" (box frame of tracks). stop_line_22: end points.
+    lanes: ids of the lanes that end at the line. state_T: `Light` from t_T on, until the next time stamp.
+    """
+
+    id: str
+    asset: str
+    pose_3: Array
+    stop_line_22: Array
+    lanes: tuple[str, ...]
+    t_T: Array
+    state_T: Array
+
+    def at(self, t_s: float) -> Light:
+        """The state at a time; before the first stamp, the first."""
+        i = int(np.searchsorted(self.t_T, t_s + 1e-6, side="right")) - 1
+        return Light(int(self.state_T[max(i, 0)]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +92,7 @@ class Lane:
     left: str | None = None  # neighbour in the same sense of travel
     right: str | None = None
     in_junction: bool = False
+    kind: str = "car"  # one of LANE_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +154,7 @@ class Scene:
     expert: Expert
     route_P2: Array
     speed_limit_P: Array
+    signals: tuple[Signal, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -129,6 +176,14 @@ class Scene:
             require(t.asset in self.assets, at, f"asset '{t.asset}' is not in the clip")
             require(bool(np.isfinite(t.pose_T3).all() and np.isfinite(t.v_T).all()), at, "holds NaN poses")
             require(min(t.length, t.width, t.height) > 0, at, "size must be positive")
+        for signal in self.signals:
+            at = f"{where}: signal {signal.id}"
+            require(signal.asset in self.assets, at, f"asset '{signal.asset}' is not in the clip")
+            require(len(signal.t_T) == len(signal.state_T) >= 1, at, "needs one state a time stamp, at least one")
+            finite = np.isfinite(signal.pose_3).all() and np.isfinite(signal.stop_line_22).all()
+            require(bool(finite and np.isfinite(signal.t_T).all()), at, "holds NaN")
+        known = self.meta.weather in WEATHERS
+        require(known, f"{where}: weather", f"'{self.meta.weather}' is unknown; there are {WEATHERS}")
         self.background.validate(f"{where}: background")
         for name, cloud in self.assets.items():
             cloud.validate(f"{where}: asset {name}")
