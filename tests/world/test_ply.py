@@ -27,21 +27,64 @@ def cloud(k: int = 16, n: int = 5000, seed: int = 0) -> GaussianCloud:
 
 
 @pytest.mark.parametrize("k", [1, 4, 9, 16])
-def test_round_trip(tmp_path: Path, k: int) -> None:
+def test_round_trip_loses_no_bit(tmp_path: Path, k: int) -> None:
     want = cloud(k)
     save_ply(tmp_path / "a.ply", want)
-    once = load_ply(tmp_path / "a.ply")
-    for name in ("means_N3", "quats_N4", "sh_NK3"):
-        np.testing.assert_array_equal(getattr(once, name), getattr(want, name))
-    np.testing.assert_allclose(once.scales_N3, want.scales_N3, rtol=1e-6)
-    np.testing.assert_allclose(once.opacities_N, want.opacities_N, rtol=2e-6)
-    assert once.opacities_N[0] == 1
-    save_ply(tmp_path / "b.ply", once)
-    twice = load_ply(tmp_path / "b.ply")
+    got = load_ply(tmp_path / "a.ply")
     for name in FIELDS:
-        assert getattr(twice, name).dtype == np.float32
-        np.testing.assert_array_equal(getattr(twice, name), getattr(once, name))
+        assert getattr(got, name).dtype == np.float32
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    save_ply(tmp_path / "b.ply", got)
     assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
+
+
+def test_all_magnitudes_survive(tmp_path: Path) -> None:
+    """From denormal opacities to scales of light years, and quaternions as far from unit as is still valid."""
+    rng = np.random.default_rng(0)
+    n = 20_000
+    base = GaussianCloud.fake(n)
+    opacities = np.exp(-rng.uniform(0, 100, n)).astype(np.float32)
+    opacities[:3] = (1, np.nextafter(np.float32(1), np.float32(0)), np.nextafter(np.float32(0.5), np.float32(1)))
+    scales = np.exp(rng.uniform(-87, 88, (n, 3))).astype(np.float32)
+    quats = (base.quats_N4 * rng.uniform(0.9991, 1.0009, (n, 1))).astype(np.float32)
+    want = dataclasses.replace(base, opacities_N=opacities, scales_N3=scales, quats_N4=quats)
+    save_ply(tmp_path / "a.ply", want)
+    got = load_ply(tmp_path / "a.ply")
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+
+
+def rewrite(path: Path, columns: dict[str, np.ndarray | float]) -> None:
+    """Change columns of one of our files, as another program would."""
+    header, body = path.read_bytes().split(b"end_header\n", 1)
+    names = [line.split()[-1] for line in header.decode().splitlines()[3:]]
+    table = np.frombuffer(body, "<f4").reshape(-1, len(names)).copy()
+    for name, value in columns.items():
+        table[:, names.index(name)] = value
+    write(path, header.decode() + "end_header\n", table.tobytes())
+
+
+def test_other_programs_see_plain_numbers_and_may_change_them(tmp_path: Path) -> None:
+    """What we keep in the normals is zero to them, and harms nothing once they have written other values or normals."""
+    want, path = cloud(1), tmp_path / "a.ply"
+    save_ply(path, want)
+    body = np.frombuffer(path.read_bytes().split(b"end_header\n", 1)[1], "<f4").reshape(len(want), -1)
+    assert 0 < np.abs(body[:, 3:6]).max() < 1e-6
+    rewrite(path, {"nx": 0, "ny": 0, "nz": 0})  # a file of the usual kind
+    plain = load_ply(path)
+    np.testing.assert_allclose(plain.scales_N3, want.scales_N3, rtol=1e-6)
+    np.testing.assert_allclose(plain.opacities_N, want.opacities_N, rtol=2e-6)
+    assert (plain.scales_N3 != want.scales_N3).any()  # so the test above this one tests something
+    for normals in ({"nx": 0.6, "ny": 0, "nz": 0.8}, {"nx": np.nan, "ny": 1e-9, "nz": 0}):
+        rewrite(path, normals)
+        np.testing.assert_array_equal(load_ply(path).scales_N3, plain.scales_N3)
+        np.testing.assert_array_equal(load_ply(path).opacities_N, plain.opacities_N)
+    save_ply(path, want)
+    rewrite(path, {"opacity": -3.0, "scale_1": 0.5})
+    np.testing.assert_allclose(load_ply(path).opacities_N, 1 / (1 + np.exp(3.0)), rtol=2e-5)
+    np.testing.assert_allclose(load_ply(path).scales_N3[:, 1], np.exp(0.5), rtol=2e-5)
+    rewrite(path, {"opacity": 40.0})  # opaque stays opaque: an opacity above 1 would not be valid
+    assert load_ply(path).opacities_N.max() <= 1
 
 
 def test_layout_is_the_one_of_3dgs(tmp_path: Path) -> None:
@@ -109,7 +152,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         "truncated: element vertex 20": data[:-1],
         "no end_header": data[:60],
         "does not begin with 'ply'": b"PK\x03\x04" + data,
-        "only binary_little_endian": data.replace(b"binary_little_endian", b"ascii"),
+        "format ascii 1.0; only binary_little_endian": data.replace(b"binary_little_endian", b"ascii"),
         "property opacity is missing": data.replace(b"float opacity", b"float opacita"),
         "property scale_2 is missing": data.replace(b"float scale_2", b"float scale_9"),
         "has 8 properties f_rest": data.replace(b"float f_rest_3\n", b"float g_rest_3\n"),
@@ -122,8 +165,28 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         (tmp_path / "bad.ply").write_bytes(content)
         with pytest.raises(InputError, match=f"bad.ply.*{message}"):
             load_ply(tmp_path / "bad.ply")
+    (tmp_path / "big.ply").write_bytes(data.replace(b"little", b"big"))
+    with pytest.raises(InputError, match=r"big.ply: format binary_big_endian 1.0; only binary_little_endian"):
+        load_ply(tmp_path / "big.ply")
     with pytest.raises(InputError, match="no such file"):
         load_ply(tmp_path / "absent.ply")
+
+
+def test_headers_of_other_writers(tmp_path: Path) -> None:
+    """Carriage returns, comments and obj_info, type names with their sizes; no normals; any order, also of f_rest."""
+    want = cloud(4, 9)
+    path = tmp_path / "a.ply"
+    save_ply(path, want)
+    header, body = path.read_bytes().split(b"end_header\n", 1)
+    names = [line.split()[-1] for line in header.decode().splitlines()[3:]]
+    order = np.random.default_rng(0).permutation([i for i, name in enumerate(names) if name not in ("nx", "ny", "nz")])
+    table = np.frombuffer(body, "<f4").reshape(9, -1)[:, order]
+    lines = ["ply", "format binary_little_endian 1.0", "comment made by hand", "obj_info nothing", "element vertex 9"]
+    lines += [f"property float32 {names[i]}" for i in order] + ["end_header", ""]
+    got = load_ply(write(path, "\r\n".join(lines), np.ascontiguousarray(table).tobytes()))
+    for name in ("means_N3", "quats_N4", "sh_NK3"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    np.testing.assert_allclose(got.scales_N3, want.scales_N3, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

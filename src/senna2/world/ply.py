@@ -1,9 +1,10 @@
 """Clouds as binary little-endian PLY in the layout of the original 3DGS code, which viewers and trainers share.
 
 On disk the numbers are before their activations: logit of the opacity, logarithm of the scales, quaternions of any
-length; colour coefficients as f_dc (degree 0) and f_rest (channel-major). So one trip rounds opacities and scales in
-float32 (relative error under 1e-6); a second trip changes no bit, and means, unit quaternions and colours are exact
-from the first.
+length; colour coefficients as f_dc (degree 0) and f_rest (channel-major). What goes out comes in again bit by bit. A
+float32 logit or logarithm alone would not do: most float32 values have none that leads back to them (relative error up
+to 1e-6). So the few units in the last place that are missing stand in nx, ny, nz [ours], where 3DGS files hold zeros
+that nobody reads: as multiples of 2⁻⁴⁰, which any viewer takes for zero.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ _TYPES = {
 }  # fmt: skip
 _HEADER_MAX = 1 << 16  # bytes; a 3DGS header has 62 properties in about 1.5 kB
 _OPAQUE_LOGIT = 20.0  # rounds to opacity 1 in float32; the true logit of 1 is infinite
+_FAINT_LOGIT = -100.0  # still positive in float32
+_UNIT = 2.0**-40  # in which nx, ny, nz count units in the last place
+_ULPS_MAX = 127
+_OPACITY_SHIFT = 256  # nx counts the first scale's plus so many times the opacity's
+_UNIT_LENGTH = 1.01e-3  # what `GaussianCloud.validate` accepts as the length of a unit quaternion is left as it is
 
 
 def save_ply(path: Path | str, cloud: GaussianCloud) -> None:
@@ -34,11 +40,11 @@ def save_ply(path: Path | str, cloud: GaussianCloud) -> None:
     rest = cloud.sh_NK3[:, 1:].transpose(0, 2, 1).reshape(n, 3 * (k - 1))  # channel-major
     opacities = cloud.opacities_N.astype(np.float64)
     with np.errstate(divide="ignore"):
-        logits = np.minimum(np.log(opacities) - np.log1p(-opacities), _OPAQUE_LOGIT)
-    columns = [
-        cloud.means_N3, np.zeros((n, 3)), cloud.sh_NK3[:, 0], rest, logits[:, None],
-        np.log(cloud.scales_N3.astype(np.float64)), cloud.quats_N4,
-    ]  # fmt: skip
+        logits = np.minimum(np.log(opacities) - np.log1p(-opacities), _OPAQUE_LOGIT).astype("<f4")
+    logarithms = np.log(cloud.scales_N3.astype(np.float64)).astype("<f4")
+    missing = _clipped(_ulps(cloud.scales_N3) - _ulps(_scales(logarithms)))
+    missing[:, 0] += _OPACITY_SHIFT * _clipped(_ulps(cloud.opacities_N) - _ulps(_opacities(logits)))
+    columns = [cloud.means_N3, missing * _UNIT, cloud.sh_NK3[:, 0], rest, logits[:, None], logarithms, cloud.quats_N4]
     table = np.concatenate([c.astype("<f4") for c in columns], 1)
     properties = "".join(f"property float {name}\n" for name in _names(k))
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {n}\n{properties}end_header\n"
@@ -97,20 +103,57 @@ def load_ply(path: Path | str) -> GaussianCloud:
     if k > 1:
         channels = column(*(f"f_rest_{i}" for i in range(rest))).reshape(count, 3, k - 1)
         sh = np.concatenate([sh, channels.transpose(0, 2, 1)], 1)
-    opacities = 1 / (1 + np.exp(-np.clip(column("opacity")[:, 0], -80, 80)))  # -80: still positive in float32
-    with np.errstate(over="ignore"):
-        scales = np.exp(column("scale_0", "scale_1", "scale_2"))
+    opacities, scales = _opacities(column("opacity")[:, 0]), _scales(column("scale_0", "scale_1", "scale_2"))
+    if not np.isfinite(scales).all():
+        raise InputError(f"{path}: scale_0…scale_2 must be logarithms of metres; some are too large to be")
+    if {"nx", "ny", "nz"} <= set(present):
+        opacities, scales = _complete(opacities, scales, np.stack([table[n] for n in ("nx", "ny", "nz")], -1))
     quats = column("rot_0", "rot_1", "rot_2", "rot_3")
     norm = np.linalg.norm(quats, axis=1, keepdims=True)
     if (norm == 0).any():
         raise InputError(f"{path}: rot_0…rot_3 of gaussian {int(np.argmin(norm))} are all zero; give a rotation")
-    # a quaternion that is unit to float32 stays as it is, else normalising would flip bits on every trip
-    quats = np.where(np.abs(norm - 1) < 1e-6, quats, quats / norm)
+    quats = np.where(np.abs(norm - 1) < _UNIT_LENGTH, quats, quats / norm)
     with np.errstate(over="ignore"):
         arrays = [np.ascontiguousarray(a, np.float32) for a in (means, scales, quats, opacities, sh)]
-    if not np.isfinite(arrays[1]).all():
-        raise InputError(f"{path}: scale_0…scale_2 must be logarithms of metres; some are too large to be")
     return GaussianCloud(*arrays).validate(f"{path}")
+
+
+def _opacities(logits: Array) -> Array:
+    x = np.clip(np.asarray(logits, np.float64), _FAINT_LOGIT, None)
+    return (1 / (1 + np.exp(-x))).astype(np.float32)
+
+
+def _scales(logarithms: Array) -> Array:
+    """Infinite for what is too large for float32."""
+    with np.errstate(over="ignore"):
+        return np.exp(np.asarray(logarithms, np.float64)).astype(np.float32)
+
+
+def _ulps(positive: Array) -> Array:
+    """The bits of positive float32 as integers: neighbours differ by 1."""
+    return np.ascontiguousarray(positive, np.float32).view(np.int32).astype(np.int64)
+
+
+def _clipped(ulps: Array) -> Array:
+    return np.clip(ulps, -_ULPS_MAX, _ULPS_MAX)
+
+
+def _complete(opacities_N: Array, scales_N3: Array, normals_N3: Array) -> tuple[Array, Array]:
+    """Add the units in the last place that nx, ny, nz count, if that is what they hold and not somebody's normals.
+
+    If another program has since changed opacities or scales, this changes them by 2e-5 of themselves at most.
+    """
+    counts = normals_N3.astype(np.float64) / _UNIT
+    limit = _ULPS_MAX * np.array([_OPACITY_SHIFT + 1, 1, 1])
+    if not (np.isfinite(counts).all() and (counts == np.round(counts)).all() and (np.abs(counts) <= limit).all()):
+        return opacities_N, scales_N3
+    counts = counts.astype(np.int64)
+    of_opacity = (counts[:, 0] + _OPACITY_SHIFT // 2) // _OPACITY_SHIFT
+    counts[:, 0] -= _OPACITY_SHIFT * of_opacity
+    one, largest = (int(np.float32(v).view(np.int32)) for v in (1, np.finfo(np.float32).max))
+    opacities = np.clip(_ulps(opacities_N) + of_opacity, 1, one).astype(np.int32).view(np.float32)
+    scales = np.clip(_ulps(scales_N3) + counts, 1, largest).astype(np.int32).view(np.float32)
+    return opacities, scales
 
 
 def _names(k: int) -> list[str]:

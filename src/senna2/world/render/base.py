@@ -9,6 +9,11 @@ Three rules are [ours], for cameras on cars in streets made of tiles: the near p
 not 1 cm); a splat whose centre lies outside the widened image while its 3σ radius reaches the camera is dropped; depths
 are sorted in steps of 1 mm, within a step in the order given. Rows of tiles across the road lie at one depth, and
 rounding noise alone would shuffle them anew in every frame and on every machine (49 dB instead of 100 between ours).
+
+Weather and time of day [ours] are colour operations on the finished pixel: with C = sum of weight·colour (colours may
+exceed 1: lamps), alpha the covered share and z the expected depth,
+    C ← light·C;  C ← luma(C) + saturation·(C - luma(C));  C ← (1 - f)·C + f·alpha·fog, f = 1 - exp(-fog_per_m·z);
+    rgb = min(C + (1 - alpha)·sky, 1), which is the only clamp.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ ALPHA_MIN = 1 / 255
 TRANSMITTANCE_MIN = 1e-4
 DEPTH_STEPS = 1024.0  # a metre
 DEPTH_PHASE = 0.37  # of a step, so that depths which are round numbers lie away from the edges of steps
+LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
 
 RGB = tuple[float, float, float]
 
@@ -52,14 +58,45 @@ class PosedCamera:
 
 @dataclass(frozen=True)
 class Sky:
-    """A gradient from the horizon (and below it) to the zenith; rgb 0…1."""
+    """The sky, and what weather and time of day do to everything under it.
+
+    A gradient from the horizon (and below it) to the zenith, rgb 0…1. light_rgb: factor on every colour. saturation:
+    1 as painted, 0 grey. fog_per_m: density of fog in `fog_rgb` (None: the horizon's colour, so that the street fades
+    into it). In which order: the head of this file.
+    """
 
     horizon_rgb: RGB
     zenith_rgb: RGB
+    light_rgb: RGB = (1.0, 1.0, 1.0)
+    saturation: float = 1.0
+    fog_per_m: float = 0.0
+    fog_rgb: RGB | None = None
 
     @classmethod
     def day(cls) -> Self:
         return cls((0.80, 0.87, 0.94), (0.36, 0.56, 0.86))
+
+    @classmethod
+    def dusk(cls) -> Self:
+        """After sunset: half the light, bluish, under a glowing horizon. Lamps painted brighter than 1 glow."""
+        return cls((0.78, 0.52, 0.40), (0.16, 0.20, 0.38), (0.50, 0.48, 0.58), 0.9, 0.003, (0.42, 0.36, 0.40))
+
+    @classmethod
+    def rain(cls) -> Self:
+        """Overcast: grey, paler colours; at 100 m somewhat more fog than street."""
+        return cls((0.70, 0.73, 0.76), (0.54, 0.58, 0.63), (0.78, 0.81, 0.85), 0.65, 0.008)
+
+    @classmethod
+    def of(cls, weather: str) -> Self:
+        """The sky of a clip's `weather`: "day", "dusk" or "rain". Raises `InputError` for any other."""
+        skies = {"day": cls.day, "dusk": cls.dusk, "rain": cls.rain}
+        if weather not in skies:
+            raise InputError(f"weather: '{weather}' is unknown; there are {tuple(skies)}")
+        return skies[weather]()
+
+    @property
+    def fog(self) -> RGB:
+        return self.horizon_rgb if self.fog_rgb is None else self.fog_rgb
 
     def colour(self, up: Array) -> Array:
         """Colour (…, 3) in directions whose upward component of the unit vector is `up` (…)."""
@@ -124,13 +161,17 @@ def slope_limits(camera: Camera) -> tuple[float, float, float, float]:
 
 def check_pose(pose_44: Array, where: str) -> Array:
     """A finite rigid transform as float64, or `InputError`."""
-    pose = np.asarray(pose_44, np.float64)
-    require(pose.shape == (4, 4), where, f"shape {pose.shape}, expected (4, 4)")
-    if not np.isfinite(pose).all():
+    return check_poses([pose_44], where)[0]
+
+
+def check_poses(poses: Sequence[Array], where: str) -> Array:
+    """Finite rigid transforms as one float64 (A, 4, 4), or `InputError`."""
+    for pose in poses:
+        require(np.shape(pose) == (4, 4), where, f"shape {np.shape(pose)}, expected (4, 4)")
+    pose_A44 = np.array(poses, np.float64).reshape(-1, 4, 4)
+    if not np.isfinite(pose_A44).all():
         raise InputError(f"{where}: pose holds NaN or infinity; check the track or the rig it comes from")
-    gram = pose[:3, :3] @ pose[:3, :3].T
-    gram[0, 0] -= 1
-    gram[1, 1] -= 1
-    gram[2, 2] -= 1
-    require(float(np.abs(gram).max()) < 1e-4, where, "pose is not rigid: its rotation is not orthonormal")
-    return pose
+    rotation = pose_A44[:, :3, :3]
+    error = np.abs(rotation @ rotation.swapaxes(1, 2) - np.eye(3)).max(initial=0.0)
+    require(float(error) < 1e-4, where, "pose is not rigid: its rotation is not orthonormal")
+    return pose_A44

@@ -1,8 +1,10 @@
-"""Numba kernels of the CPU renderer, first half: cull and project gaussians into splats.
+"""Numba kernels of the CPU renderer, first half: cull and project gaussians into splats, eight at a time.
 
-Written for numba as it is: scalar loops with branches (branch-free eight-lane code came out scalar AND slower), float32
-literals everywhere (a bare 0.5 promotes the expression to float64), no `parallel=True` (barriers spin when another
-process holds a core). All arrays are float32 unless said otherwise.
+The habits of writing for numba, here and in `render.raster`: what is worth it in eights (`render.lanes`), all else as
+scalar loops with branches (branch-free loops over eight came out scalar AND slower); float32 literals everywhere (a
+bare 0.5 promotes the expression to float64); unsigned indices (no test for negative ones); no slices assigned to
+slices (seconds of compilation); no `parallel=True` (barriers spin when another process holds a core). All arrays are
+float32 unless said otherwise.
 
 geometry_NG, one row a gaussian in the cloud's axes: mean (3), covariance xx xy xz yy yz zz (6), opacity,
 2·ln(255·opacity) = squared Mahalanobis radius at which alpha falls under 1/255, largest variance.
@@ -18,9 +20,11 @@ import numba as nb
 import numpy as np
 
 from senna2.world.render.base import EPS_2D
+from senna2.world.render.lanes import LANES, bits, least, load_rows, lowest_bit, most, root, round_down, round_up, store
 
 F = np.float32
 GEOMETRY, SPLAT = 12, 11
+_ROWS = 12  # of a splat and its box, before the lanes are taken apart
 _EPS_2D = F(EPS_2D)
 
 
@@ -99,70 +103,96 @@ def project(
     r00, r01, r02, ox = view[0, 0], view[0, 1], view[0, 2], view[0, 3]
     r10, r11, r12, oy = view[1, 0], view[1, 1], view[1, 2], view[1, 3]
     r20, r21, r22, oz = view[2, 0], view[2, 1], view[2, 2], view[2, 3]
-    stretch_x = fx * fx * (F(1) + max(slope[0], slope[1]) ** 2)
-    stretch_y = fy * fy * (F(1) + max(slope[2], slope[3]) ** 2)
+    left, right, up, down = slope[0], slope[1], slope[2], slope[3]
+    stretch_x = fx * fx * (F(1) + max(left, right) ** 2)
+    stretch_y = fy * fy * (F(1) + max(up, down) ** 2)
     w, h = F(width), F(height)
-    harmonics = sh_NK3.shape[1] > 1
-    for i in range(geometry_NG.shape[0]):
-        if not visible[cell_N[i]]:
+    count, harmonics = geometry_NG.shape[0], sh_NK3.shape[1] > 1
+    rows, rest = np.empty(_ROWS * LANES, np.float32), np.empty((LANES, GEOMETRY), np.float32)
+    for first in range(0, count, LANES):
+        seen = np.int64(0)
+        for k in range(min(LANES, count - first)):  # without a branch: it would often be foretold wrongly
+            seen |= np.int64(visible[cell_N[np.uint64(first + k)]]) << k
+        if seen == 0:
             continue
-        g = geometry_NG[i]
+        block, at = geometry_NG, first
+        if first + LANES > count:  # what is left, filled up with gaussians that nobody sees
+            for k in range(LANES):  # no slices: numba compiles seconds of error message for them
+                for field in range(GEOMETRY):
+                    rest[k, field] = geometry_NG[first + k, field] if first + k < count else F(0)
+                if first + k >= count:
+                    rest[k, 10] = F(-1)
+            block, at = rest, 0
+        mx, my, mz, xx = load_rows(block, at, 0)
         # the offset first, then the rotation: far from the origin of the map the other way round loses digits
-        dx, dy, dz = g[0] - ox, g[1] - oy, g[2] - oz
-        z = r20 * dx + r21 * dy + r22 * dz
-        if z < near or g[10] < F(0):
+        dx, dy, dz = mx - ox, my - oy, mz - oz
+        z = dx * r20 + dy * r21 + dz * r22
+        yz, zz, opacity, reach = load_rows(block, at, 7)
+        _, _, _, variance = load_rows(block, at, 8)
+        on = (z >= near) & (reach >= F(0))
+        if bits(on) & seen == 0:
             continue
-        iz = F(1) / z
-        ux = (r00 * dx + r01 * dy + r02 * dz) * iz
-        uy = (r10 * dx + r11 * dy + r12 * dz) * iz
-        u, v = fx * ux + cx, fy * uy + cy
-        variance = g[11] * iz * iz
-        rx = math.sqrt((variance * stretch_x + _EPS_2D) * g[10])
-        if u + rx < F(0) or u - rx > w:
+        iz, reach = F(1) / most(z, near), most(reach, F(0))  # also in lanes that are off: no 1/0, no root of less
+        ux = (dx * r00 + dy * r01 + dz * r02) * iz
+        uy = (dx * r10 + dy * r11 + dz * r12) * iz
+        u, v = ux * fx + cx, uy * fy + cy
+        variance = variance * iz * iz
+        rx = root((variance * stretch_x + _EPS_2D) * reach)
+        ry = root((variance * stretch_y + _EPS_2D) * reach)
+        on = on & (u + rx >= F(0)) & (u - rx <= w) & (v + ry >= F(0)) & (v - ry <= h)
+        if bits(on) & seen == 0:
             continue
-        ry = math.sqrt((variance * stretch_y + _EPS_2D) * g[10])
-        if v + ry < F(0) or v - ry > h:
-            continue
-        outside = ux < -slope[0] or ux > slope[1] or uy < -slope[2] or uy > slope[3]
-        if outside and F(9) * variance > F(1) + ux * ux + uy * uy:
-            continue  # a veil: not in front of the camera, yet as large as its distance
-        ax, ay = min(max(ux, -slope[0]), slope[1]), min(max(uy, -slope[2]), slope[3])
-        kx, ky = fx * iz, fy * iz
+        # a veil is not in front of the camera, yet as large as its distance
+        inside = (ux >= -left) & (ux <= right) & (uy >= -up) & (uy <= down)
+        on = on & (inside | (variance * F(9) <= ux * ux + uy * uy + F(1)))
+        _, xy, xz, yy = load_rows(block, at, 3)
+        ax, ay = least(most(ux, -left), right), least(most(uy, -up), down)
+        kx, ky = iz * fx, iz * fy
         a0, a1, a2 = kx * (r00 - ax * r20), kx * (r01 - ax * r21), kx * (r02 - ax * r22)
         b0, b1, b2 = ky * (r10 - ay * r20), ky * (r11 - ay * r21), ky * (r12 - ay * r22)
-        p0, p1, p2 = (
-            g[3] * a0 + g[4] * a1 + g[5] * a2,
-            g[4] * a0 + g[6] * a1 + g[7] * a2,
-            g[5] * a0 + g[7] * a1 + g[8] * a2,
-        )
-        q0, q1, q2 = (
-            g[3] * b0 + g[4] * b1 + g[5] * b2,
-            g[4] * b0 + g[6] * b1 + g[7] * b2,
-            g[5] * b0 + g[7] * b1 + g[8] * b2,
-        )
+        p0, p1, p2 = xx * a0 + xy * a1 + xz * a2, xy * a0 + yy * a1 + yz * a2, xz * a0 + yz * a1 + zz * a2
+        q0, q1, q2 = xx * b0 + xy * b1 + xz * b2, xy * b0 + yy * b1 + yz * b2, xz * b0 + yz * b1 + zz * b2
         cxx, cyy = a0 * p0 + a1 * p1 + a2 * p2 + _EPS_2D, b0 * q0 + b1 * q1 + b2 * q2 + _EPS_2D
         cxy = b0 * p0 + b1 * p1 + b2 * p2
-        rx, ry = math.sqrt(cxx * g[10]), math.sqrt(cyy * g[10])
-        # pixel x is sampled at x + 0.5; clipped as floats, for an int of a huge float is undefined; numba's ceil
-        # and floor give floats
-        x0 = int(math.ceil(max(u - rx - F(0.5), F(0))))  # noqa: RUF046
-        x1 = int(math.floor(min(u + rx - F(0.5), w - F(1)))) + 1  # noqa: RUF046
-        y0 = int(math.ceil(max(v - ry - F(0.5), F(0))))  # noqa: RUF046
-        y1 = int(math.floor(min(v + ry - F(0.5), h - F(1)))) + 1  # noqa: RUF046
+        rx, ry = root(cxx * reach), root(cyy * reach)
+        # pixel x is sampled at x + 0.5; clipped as floats, for an int of a huge float is undefined
+        x0, x1 = round_up(most(u - rx - F(0.5), F(0))), round_down(least(u + rx - F(0.5), w - F(1))) + F(1)
+        y0, y1 = round_up(most(v - ry - F(0.5), F(0))), round_down(least(v + ry - F(0.5), h - F(1))) + F(1)
         # outside the image: only by an overflow in absurd clouds, which must not become a write out of bounds
-        if x0 >= x1 or y0 >= y1 or x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        on = on & (x0 < x1) & (y0 < y1) & (x0 >= F(0)) & (y0 >= F(0)) & (x1 <= w) & (y1 <= h)
+        lanes = bits(on) & seen
+        if lanes == 0:
             continue
-        inverse = F(1) / max(cxx * cyy - cxy * cxy, F(1e-10))
-        s = splats_SR[n]
-        s[0], s[1], s[2], s[3], s[4] = u, v, cyy * inverse, -cxy * inverse, cxx * inverse
-        s[5], s[6], s[10] = g[9], F(0.5) * g[10], z
-        if harmonics:
-            norm = F(1) / math.sqrt(dx * dx + dy * dy + dz * dz)
-            for channel in range(3):
-                colour = _sh_colour(sh_NK3[i], dx * norm, dy * norm, dz * norm, channel)
-                s[7 + channel] = max(colour + F(0.5), F(0))
-        else:
-            s[7], s[8], s[9] = rgb_N3[i, 0], rgb_N3[i, 1], rgb_N3[i, 2]
-        boxes_S4[n, 0], boxes_S4[n, 1], boxes_S4[n, 2], boxes_S4[n, 3] = x0, x1, y0, y1
-        n += 1
+        inverse = F(1) / most(cxx * cyy - cxy * cxy, F(1e-10))
+        store(rows, 0, u)
+        store(rows, 1 * LANES, v)
+        store(rows, 2 * LANES, cyy * inverse)
+        store(rows, 3 * LANES, cxy * inverse * F(-1))
+        store(rows, 4 * LANES, cxx * inverse)
+        store(rows, 5 * LANES, opacity)
+        store(rows, 6 * LANES, reach * F(0.5))
+        store(rows, 7 * LANES, z)
+        store(rows, 8 * LANES, x0)
+        store(rows, 9 * LANES, x1)
+        store(rows, 10 * LANES, y0)
+        store(rows, 11 * LANES, y1)
+        while lanes:
+            k = lowest_bit(lanes)
+            lanes &= lanes - 1
+            i = np.uint64(first + k)
+            s, box = splats_SR[np.uint64(n)], boxes_S4[np.uint64(n)]
+            for field in range(7):
+                s[field] = rows[np.uint64(field * LANES + k)]
+            s[10] = rows[np.uint64(7 * LANES + k)]
+            for field in range(4):
+                box[field] = np.int16(rows[np.uint64((8 + field) * LANES + k)])
+            if harmonics:
+                x, y, z1 = geometry_NG[i, 0] - ox, geometry_NG[i, 1] - oy, geometry_NG[i, 2] - oz
+                norm = F(1) / math.sqrt(x * x + y * y + z1 * z1)
+                for channel in range(3):
+                    colour = _sh_colour(sh_NK3[i], x * norm, y * norm, z1 * norm, channel)
+                    s[7 + channel] = max(colour + F(0.5), F(0))
+            else:
+                s[7], s[8], s[9] = rgb_N3[i, 0], rgb_N3[i, 1], rgb_N3[i, 2]
+            n += 1
     return n

@@ -21,6 +21,7 @@ from senna2.world.render.base import (
     DEPTH_PHASE,
     DEPTH_STEPS,
     EPS_2D,
+    LUMA,
     TRANSMITTANCE_MIN,
     Instance,
     PosedCamera,
@@ -56,8 +57,8 @@ class ReferenceRenderer:
                 means, covs, sigmas, opacities, colours = (torch.cat(p) for p in zip(*parts, strict=True))
                 rgb, depth, alpha = render_gaussians(means, covs, sigmas, opacities, colours, camera)
             up = unit_rays(camera).astype(np.float64) @ cam_to_world[2, :3]
-            image = rgb.numpy() + (1 - alpha.numpy())[..., None] * sky.colour(up)
-            views.append(View(*(a.astype(np.float32) for a in (np.minimum(image, 1), depth.numpy(), alpha.numpy()))))
+            image = over_sky(rgb.numpy(), depth.numpy(), alpha.numpy(), sky, up)
+            views.append(View(*(a.astype(np.float32) for a in (image, depth.numpy(), alpha.numpy()))))
         return views
 
     def _gaussians(self, instance: Instance, cam_to_world_44: Array) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -71,6 +72,16 @@ class ReferenceRenderer:
         means_in_cam = means @ rotation.T + shift
         cov_in_cam = rotation @ covariance(scales, quats) @ rotation.T
         return means_in_cam, cov_in_cam, scales.amax(-1), opacities, sh_colour(sh, directions)
+
+
+def over_sky(rgb_HW3: Array, depth_HW: Array, alpha_HW: Array, sky: Sky, up_HW: Array) -> Array:
+    """(H, W, 3) what gaussians alone look like → under that sky, as said at the head of `render.base`."""
+    lit = rgb_HW3 * np.array(sky.light_rgb)
+    luma = (lit @ np.array(LUMA))[..., None]
+    toned = luma + sky.saturation * (lit - luma)
+    fog = 1 - np.exp(-sky.fog_per_m * depth_HW)[..., None]
+    seen = (1 - fog) * toned + fog * alpha_HW[..., None] * np.array(sky.fog)
+    return np.minimum(seen + (1 - alpha_HW)[..., None] * sky.colour(up_HW), 1)
 
 
 def cloud_tensors(cloud: GaussianCloud, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
