@@ -22,6 +22,8 @@ from senna2.geometry import (
     hits_segments,
     judge_contact,
     overlap,
+    pair_ttc,
+    plan_ttc,
     ttc,
 )
 from senna2.types import InputError, VehicleShape
@@ -94,6 +96,18 @@ def test_overlap_broadcasts_and_touching_counts():
     assert overlap(ego, ego).shape == ()
     assert overlap(ego, np.zeros((0, 5))).shape == (0,)
     assert overlap(others.astype(np.float32), ego).tolist() == [True, False, True, True, False]
+
+
+def test_one_box_against_many_is_the_same_as_pair_by_pair():
+    rng = np.random.default_rng(0)
+    many = np.column_stack([rng.uniform(-5, 5, (500, 2)), rng.uniform(-3, 3, 500), rng.uniform(0.3, 6, (500, 2))])
+    many[::50] = np.nan
+    wide = np.column_stack([many, np.zeros(500)])[:, :5]  # rows that are not contiguous
+    one = np.array([0.0, 0, 0.4, 4, 2])
+    found = overlap(one, many)
+    assert 50 < found.sum() < 450
+    assert np.array_equal(found, overlap(one, wide))
+    assert np.array_equal(found, overlap(np.broadcast_to(one, (500, 5)), many))
 
 
 def test_a_cross_without_corners_inside_overlaps():
@@ -203,11 +217,86 @@ def test_ttc_agrees_with_shapely(x, y, yaw, v, ego_v, ego_yaw):
     assert found == pytest.approx(expected, abs=1e-12)
 
 
+def curved_plan(v, bend, points=30):
+    """Rear-axle poses (T, 3) of a plan that turns steadily from the origin."""
+    yaw = bend * v * 0.1 * np.arange(points + 1)
+    steps = v * 0.1 * np.stack([np.cos(yaw[:-1]), np.sin(yaw[:-1])], 1)
+    return np.column_stack([np.cumsum(steps, 0), yaw[1:]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(2, 15), st.floats(-0.06, 0.06), st.integers(0, 1000), st.booleans())
+def test_plan_ttc_is_ttc_from_every_way_point(v, bend, seed, all_around):
+    """Brute force: put the ego on the point, move the agents there, ask `ttc`."""
+    rng = np.random.default_rng(seed)
+    plan = curved_plan(v, bend)
+    n = 6
+    agents = np.column_stack(
+        [rng.uniform(-20, 60, n), rng.uniform(-15, 15, n), rng.uniform(-3, 3, n), np.full(n, 4.5), np.full(n, 1.8)]
+    )
+    speed = rng.uniform(0, 12, n)
+    found = plan_ttc(plan, 0.1, CAR, agents, speed, all_around=all_around)
+    assert found.shape == (30,)
+    for t in range(30):
+        moved = agents.copy()
+        moved[:, 0] += speed * 0.1 * (t + 1) * np.cos(agents[:, 2])
+        moved[:, 1] += speed * 0.1 * (t + 1) * np.sin(agents[:, 2])
+        before = plan[max(t, 1)], plan[max(t, 1) - 1]
+        ego_v = np.hypot(*(before[0] - before[1])[:2]) / 0.1
+        assert found[t] == ttc(plan[t], ego_v, CAR, moved, speed, all_around=all_around).min()
+
+
+def test_plan_ttc_in_closed_form():
+    """10 m/s towards a standing car whose rear is 30 m before the front: (30 - 10 t) / 10 s left at each point."""
+    plan = np.column_stack([10 * 0.1 * np.arange(1, 31), np.zeros(30), np.zeros(30)])
+    wall = np.array([[CAR.front + 30.0 + 2.0, 0, 0, 4.0, 1.8]])
+    left = plan_ttc(plan, 0.1, CAR, wall, np.zeros(1), all_around=False)
+    assert np.allclose(left, 3.0 - 0.1 * np.arange(1, 31), atol=0.1 + 1e-9)
+    assert (np.diff(left) < 1e-12).all()
+    braking = np.column_stack([np.minimum(10 * 0.1 * np.arange(1, 31), 12.0), np.zeros(30), np.zeros(30)])
+    assert np.isinf(plan_ttc(braking, 0.1, CAR, wall, np.zeros(1), all_around=False)[15:]).all()
+    aside = np.column_stack([plan[:, 0], 0.4 * np.arange(1, 31), np.full(30, 0.38)])
+    assert np.isinf(plan_ttc(aside, 0.1, CAR, wall, np.zeros(1), all_around=False)[10:]).all()
+
+
+def test_plan_ttc_of_nobody_and_of_bad_plans():
+    plan = curved_plan(5.0, 0.0)
+    assert np.isinf(plan_ttc(plan, 0.1, CAR, np.zeros((0, 5)), np.zeros(0), all_around=True)).all()
+    assert np.isinf(plan_ttc(plan, 0.1, CAR, np.full((1, 5), np.nan), np.full(1, np.nan), all_around=True)).all()
+    with pytest.raises(InputError, match="plan"):
+        plan_ttc(np.full((30, 3), np.nan), 0.1, CAR, np.zeros((0, 5)), np.zeros(0), all_around=True)
+    with pytest.raises(InputError, match="plan"):
+        plan_ttc(plan[:1], 0.1, CAR, np.zeros((0, 5)), np.zeros(0), all_around=True)
+
+
+def test_pair_ttc_is_symmetric_and_leaves_nobody_out():
+    rng = np.random.default_rng(2)
+    box = np.array([0.0, 0, 0.3, 4.5, 1.8])
+    others = np.column_stack([rng.uniform(-30, 30, (200, 2)), rng.uniform(-3, 3, 200), np.full((200, 2), (4.5, 1.8))])
+    v = rng.uniform(0, 12, 200)
+    found = pair_ttc(box, 6.0, others, v, horizon_s=3.0)
+    assert 5 < np.isfinite(found).sum() < 150
+    assert (found[np.isfinite(found)] <= 3.0).all()
+    for i in range(200):
+        assert pair_ttc(others[i], v[i], box[None], np.array([6.0]), horizon_s=3.0)[0] == found[i]
+        expected = inf
+        for k in range(31):
+            moved = [(b + 0.1 * k * s * np.array([np.cos(b[2]), np.sin(b[2]), 0, 0, 0])) for b, s in
+                     ((box, 6.0), (others[i], v[i]))]  # fmt: skip
+            if overlap(*moved):
+                expected = 0.1 * k
+                break
+        assert found[i] == pytest.approx(expected)
+
+
 # --- fault ----------------------------------------------------------------------------------------------------
 
 SIDE = (1.5, 1.7, 0.0, 4.0, 1.6)  # beside the ego, rubbing its left flank
 FRONT = (5.6, 0.0, 0.0, 4.0, 1.8)  # a leader against the front edge
 BACK = (-2.7, 0.0, 0.0, 4.0, 1.8)  # a follower against the rear edge
+HEAD_ON = (5.6, 0.2, pi, 4.0, 1.8)
+ACROSS = (4.4, 0.5, pi / 2, 4.5, 1.8)  # from the right, its flank against the front edge
+INTO_FLANK = (1.4, 2.9, -pi / 2, 4.5, 1.8)  # from the left, nose first
 FLANK_FRONT = (4.0, 1.5, -pi / 4, 4.0, 1.6)  # cutting in over the front-left corner
 
 
@@ -224,6 +313,10 @@ FLANK_FRONT = (4.0, 1.5, -pi / 4, 4.0, 1.6)  # cutting in over the front-left co
         ("rear-ended", 5.0, BACK, 9.0, False, True, True, ("rear", False)),
         ("into a slower leader", 8.0, FRONT, 3.0, False, False, False, ("front", True)),
         ("into a car that cuts in", 8.0, FLANK_FRONT, 8.0, False, False, False, ("front", True)),
+        ("head-on", 8.0, HEAD_ON, 8.0, False, False, False, ("front", True)),
+        ("into the side of a crossing car", 8.0, ACROSS, 6.0, False, False, False, ("front", True)),
+        ("struck in the flank by a crossing car", 8.0, INTO_FLANK, 8.0, False, False, False, ("lateral", False)),
+        ("struck in the flank, in two lanes", 8.0, INTO_FLANK, 8.0, False, True, False, ("lateral", True)),
         ("side by side, in its own lane", 8.0, SIDE, 8.0, False, False, False, ("lateral", False)),
         ("side by side, in two lanes", 8.0, SIDE, 8.0, False, True, False, ("lateral", True)),
         ("side by side, off the road", 8.0, SIDE, 8.0, False, False, True, ("lateral", True)),

@@ -183,7 +183,7 @@ class _Log:
             progress_F=np.array([s.progress_m for s in states]),
             off_road_F=None if off_road[0] is None else np.array(off_road, bool),
             straddle_F=None if straddle[0] is None else np.array(straddle, bool),
-            boxes_FA6=np.array([sim.boxes(s.step) for s in states]),
+            boxes_FA6=np.array([s.agents.boxes_A6 for s in states]),
             agent_ids=sim.traffic.ids,
             agent_classes_A=sim.traffic.classes_A,
             contacts=states[-1].contacts,

@@ -25,9 +25,9 @@ from senna2.types import (
     Trajectory,
 )  # fmt: skip
 from senna2.world.render.base import Instance, PosedCamera, Sky, View
-from senna2.world.scene import BRAKE, INDICATOR_LEFT, Lane, LaneMap, Scene, Track
+from senna2.world.scene import BRAKE, INDICATOR_LEFT, WEATHERS, Lane, LaneMap, Light, Scene, Signal, Track
 from senna2.world.scene import Expert as Recording
-from senna2.world.sim import DEFAULT_CONFIG, SimConfig, Simulator
+from senna2.world.sim import DEFAULT_CONFIG, SimConfig, SimState, Simulator
 
 
 def agent(
@@ -407,9 +407,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[Instance], list[PosedCamera]]] = []
+        self.skies: list[Sky] = []
 
     def render(self, instances: list[Instance], cameras: list[PosedCamera], sky: Sky) -> list[View]:
         self.calls.append((instances, cameras))
+        self.skies.append(sky)
         views = []
         for c in cameras:
             shade = np.full((c.camera.height, c.camera.width), c.cam_to_world_44[0, 3] / 255, np.float32)
@@ -462,6 +464,121 @@ def test_agents_are_drawn_with_the_lights_and_legs_of_the_moment() -> None:
     assert legs == {True, False}
 
 
+def signal(name: str, x: float, *states: tuple[float, Light], y: tuple[float, float] = (-1.8, 1.7), yaw: float = 0.0):
+    t, lit = zip(*states, strict=True)
+    line = np.array([(x, y[0]), (x, y[1])])
+    return Signal(name, "lamp", np.array([x, y[0], yaw]), line, ("right",), np.array(t), np.array(lit, np.int8))
+
+
+def with_signals(*signals: Signal) -> Scene:
+    cloud = Scene.fake().assets["car"]
+    lamps = {f"lamp{suffix}": dataclasses.replace(cloud) for suffix in ("", ".red", ".amber", ".green")}
+    return dataclasses.replace(with_tracks(), signals=signals, assets={"car": cloud, **lamps})
+
+
+def red_rows(sim: Simulator, state: SimState) -> Array:
+    seen = sim.observe(state, images=False).validate().state
+    assert seen is not None
+    return seen.lanes_LP2[seen.lane_kinds_L == LaneKind.RED_STOP_LINE]
+
+
+def test_red_and_amber_stop_lines_ahead_are_seen_nearest_first() -> None:
+    scene = with_signals(
+        signal("far", 55.0, (0.0, Light.RED)),
+        signal("near", 30.0, (0.0, Light.GREEN), (1.0, Light.AMBER), (2.0, Light.RED), (3.0, Light.GREEN)),
+        signal("oncoming", 40.0, (0.0, Light.RED), y=(1.75, 5.0), yaw=math.pi),
+        signal("elsewhere", 35.0, (0.0, Light.RED), y=(8.0, 12.0)),
+        signal("out of range", 75.0, (0.0, Light.RED)),
+        signal("behind", -5.0, (0.0, Light.RED)),
+    )
+    sim = Simulator(moved(scene, np.array([0.0, 0.0, 0.0])))
+    state = sim.reset()
+    for k in range(40):
+        x, t = 0.8 * k, 0.1 * k
+        rows = red_rows(sim, state)
+        ahead = [30.0 - x] if 1.0 <= t + 1e-9 < 3.0 and x < 30 else []
+        ahead += [55.0 - x] + ([75.0 - x] if 75 - x <= 60 else [])
+        assert np.allclose(rows[:, 0, 0], ahead, atol=1e-3)
+        assert np.allclose(rows[:, [0, -1], 1], (-1.8, 1.7), atol=1e-3)
+        state = sim.step(state, straight())
+
+
+def test_stop_lines_turn_with_the_world_and_follow_the_route() -> None:
+    """A route that turns left at a junction passes its own line, not those of the other arms."""
+    x = np.linspace(0, math.pi / 2, 30)
+    bend = np.stack([30 + 12 * np.sin(x), 12 - 12 * np.cos(x)], 1)
+    into, out = np.linspace((0, 0), (29, 0), 30), np.linspace((42, 13), (42, 60), 20)
+    route = np.vstack([into, bend, out])
+    own = signal("own", 26.0, (0.0, Light.RED))
+    across = Signal("across", "lamp", np.array([44.0, 16.0, -math.pi / 2]), np.array([(44.0, 16.0), (40.5, 16.0)]),
+                    (), np.zeros(1), np.zeros(1, np.int8))  # fmt: skip
+    scene = dataclasses.replace(with_signals(own, across), route_P2=route, speed_limit_P=np.full(len(route), 8.3))
+    pose = np.array([-200.0, 90.0, 2.0])
+    turned = moved(scene, pose)
+    lines = [poses_to_world(np.column_stack([s.stop_line_22, np.zeros(2)]), pose)[:, :2] for s in scene.signals]
+    posts = [poses_to_world(s.pose_3[None], pose)[0] for s in scene.signals]
+    signals = tuple(
+        dataclasses.replace(s, stop_line_22=line, pose_3=post)
+        for s, line, post in zip(scene.signals, lines, posts, strict=True)
+    )
+    for clip in (scene, dataclasses.replace(turned, signals=signals)):
+        sim = Simulator(clip)
+        rows = red_rows(sim, sim.reset())
+        assert len(rows) == 1
+        assert np.allclose(rows[0][[0, -1]], [(26.0, -1.8), (26.0, 1.7)], atol=1e-3)
+
+
+def test_traffic_lights_are_drawn_in_their_colour_of_the_moment() -> None:
+    scene = with_signals(signal("s", 30.0, (0.0, Light.RED), (0.2, Light.GREEN), (0.4, Light.AMBER)))
+    renderer = Recorder()
+    sim = Simulator(scene, SimConfig(), renderer)
+    state = sim.reset()
+    for name in ("red", "red", "green", "green", "amber"):
+        sim.observe(state, images=True)
+        (lamp,) = renderer.calls[-1][0][1:]
+        assert lamp.cloud is scene.assets[f"lamp.{name}"]
+        assert lamp.pose_44 is not None
+        assert lamp.pose_44[:2, 3] == pytest.approx((30.0, -1.8))
+        state = sim.step(state, straight())
+
+
+def test_the_sky_is_that_of_the_clip_s_weather() -> None:
+    for weather in WEATHERS:
+        scene = Scene.fake()
+        scene = dataclasses.replace(scene, meta=dataclasses.replace(scene.meta, weather=weather))
+        renderer = Recorder()
+        sim = Simulator(scene, SimConfig(), renderer)
+        sim.observe(sim.reset(), images=True)
+        assert renderer.skies == [Sky.of(weather)]
+
+
+def test_two_branches_never_share_a_picture_that_differs() -> None:
+    """One ego, one frame, but an agent that stood in its way in one of the two pasts."""
+    front = dataclasses.replace(Camera.fake(), history_s=(0.2, 0.0))
+    scene = dataclasses.replace(with_tracks(agent("a", (-20.0, 0.0, 0), 8.0)), rig=Rig((front,)))
+    renderer = Recorder()
+    sim = Simulator(scene, SimConfig(vehicle="perfect", traffic="idm"), renderer)
+    start = sim.reset(EgoState(0.0, 0.0, 0.0, 8.0))
+    fast = np.stack([0.8 * np.arange(1, 31), np.zeros(30)], 1)
+    slow = fast * 0.1
+    branches = []
+    for plans in ([fast, fast, fast, fast], [slow, 1.9 * fast, fast, fast]):
+        state = start
+        for points in plans:
+            state = sim.step(state, Trajectory(points, 0.1))
+            sim.observe(state, images=True)
+        branches.append(state)
+    drawn = {}
+    for instances, cameras in renderer.calls:
+        at = (cameras[0].cam_to_world_44[0, 3], tuple(i.pose_44[0, 3] for i in instances if i.pose_44 is not None))
+        assert at not in drawn  # each moment once
+        drawn[at] = True
+    again = sim.observe(branches[0], images=True)
+    assert len(renderer.calls) == len(drawn)  # all in the cache
+    assert branches[0].past[-1][0].boxes_A6[0, 0] != branches[1].past[-1][0].boxes_A6[0, 0]
+    assert again.images["front"].shape[0] == 2
+
+
 # --- bad input
 
 
@@ -478,3 +595,5 @@ def test_bad_input_names_the_field() -> None:
         Simulator(Scene.fake(), SimConfig(vehicle="boat"))
     with pytest.raises(InputError, match="traffic"):
         Simulator(Scene.fake(), SimConfig(traffic="chaos"))
+    with pytest.raises(InputError, match=r"tracker.*lqr"):
+        Simulator(Scene.fake(), SimConfig(tracker="rails"))

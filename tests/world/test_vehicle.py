@@ -10,7 +10,9 @@ import pytest
 
 from senna2.frames import points_to_ego, points_to_world, project_to_polyline
 from senna2.types import Array, EgoState, InputError, Trajectory, VehicleShape
+from senna2.world.sim import TRACKERS
 from senna2.world.vehicle import (
+    PlanTracker,
     Tracker,
     VehicleLimits,
     bicycle_substep,
@@ -21,6 +23,7 @@ from senna2.world.vehicle import (
 )
 
 SHAPE, LIMITS, TRACKER = VehicleShape(), VehicleLimits(), Tracker()
+both_trackers = pytest.mark.parametrize("tracker", TRACKERS.values(), ids=TRACKERS)
 
 
 def roll(state: EgoState, accel: float, steer: float, seconds: float, dt: float = 0.02) -> EgoState:
@@ -29,8 +32,8 @@ def roll(state: EgoState, accel: float, steer: float, seconds: float, dt: float 
     return state
 
 
-def follow(state: EgoState, plan: Trajectory) -> EgoState:
-    return follow_plan(state, plan, 0.1, 5, SHAPE, LIMITS, TRACKER)[-1]
+def follow(state: EgoState, plan: Trajectory, tracker: PlanTracker = TRACKER) -> EgoState:
+    return follow_plan(state, plan, 0.1, 5, SHAPE, LIMITS, tracker)[-1]
 
 
 # --- bicycle
@@ -81,21 +84,23 @@ def test_small_steps_change_nothing() -> None:
 # --- tracker
 
 
+@both_trackers
 @pytest.mark.parametrize("v", [0.0, 0.5, 2.0, 8.0, 20.0])
-def test_straight_plan_gives_zero_steer(v: float) -> None:
-    accel, steer = TRACKER.command(EgoState(0, 0, 0, v), Trajectory.fake(v), SHAPE, LIMITS)
+def test_straight_plan_gives_zero_steer(tracker: PlanTracker, v: float) -> None:
+    accel, steer = tracker.command(EgoState(0, 0, 0, v), Trajectory.fake(v), SHAPE, LIMITS)
     assert steer == 0.0
     assert abs(accel) < 1e-6 or v < 0.1
 
 
+@both_trackers
 @pytest.mark.parametrize("seed", range(20))
-def test_mirrored_plan_mirrors_the_steering_exactly(seed: int) -> None:
+def test_mirrored_plan_mirrors_the_steering_exactly(tracker: PlanTracker, seed: int) -> None:
     rng = np.random.default_rng(seed)
     v = rng.uniform(0, 15)
     points = np.cumsum(rng.normal((v * 0.1, 0), (0.1, 0.2), (30, 2)), 0)
     mirrored = points * (1, -1)
-    left = TRACKER.command(EgoState(0, 0, 0, v, 0.3, 0.1), Trajectory(points, 0.1), SHAPE, LIMITS)
-    right = TRACKER.command(EgoState(0, 0, 0, v, 0.3, -0.1), Trajectory(mirrored, 0.1), SHAPE, LIMITS)
+    left = tracker.command(EgoState(0, 0, 0, v, 0.3, 0.1), Trajectory(points, 0.1), SHAPE, LIMITS)
+    right = tracker.command(EgoState(0, 0, 0, v, 0.3, -0.1), Trajectory(mirrored, 0.1), SHAPE, LIMITS)
     assert left[0] == right[0]
     assert left[1] == -right[1]
 
@@ -106,16 +111,17 @@ def test_a_plan_shortened_at_its_start_slows_the_car() -> None:
     assert TRACKER.command(EgoState(0, 0, 0, 8.0), shorter, SHAPE, LIMITS)[0] < -1.0
 
 
+@both_trackers
 @pytest.mark.parametrize("v", [0.3, 1.0, 2.0, 5.0, 12.0])
 @pytest.mark.parametrize("noise", [0.0, 0.02])
-def test_plan_to_stand_stops_the_car_and_keeps_it_there(v: float, noise: float) -> None:
+def test_plan_to_stand_stops_the_car_and_keeps_it_there(tracker: PlanTracker, v: float, noise: float) -> None:
     rng = np.random.default_rng(1)
     state = EgoState(0, 0, 0, v)
     for _ in range(40):
-        state = follow(state, Trajectory(noise * rng.normal(size=(30, 2)), 0.1))
+        state = follow(state, Trajectory(noise * rng.normal(size=(30, 2)), 0.1), tracker)
     rest = state
     for _ in range(50):
-        state = follow(state, Trajectory(noise * rng.normal(size=(30, 2)), 0.1))
+        state = follow(state, Trajectory(noise * rng.normal(size=(30, 2)), 0.1), tracker)
     assert rest.v == 0
     assert state.v == 0
     assert math.hypot(state.x - rest.x, state.y - rest.y) < 1e-9
@@ -212,6 +218,37 @@ def test_tracking_a_feasible_drive(name: str, noise: float, offset: float) -> No
         assert abs(sideways[-1]) < (0.1 if moving else offset)
     if way[-1] == way[-300]:
         assert state.v == 0
+
+
+def drive_along(
+    tracker: PlanTracker, v: float, curvature: Callable[[Array], Array], frames: int, noise: float = 0.0
+) -> Array:
+    """How far the car is beside the path at each frame, if its plans are the path's next 3 s at constant speed."""
+    s, line = path(curvature)
+    rng = np.random.default_rng(7)
+    state, beside = EgoState(0.0, 0.0, 0.0, v), []
+    for i in range(frames):
+        at = v * 0.1 * (i + np.arange(1, 31))
+        ahead = np.stack([np.interp(at, s, line[:, 0]), np.interp(at, s, line[:, 1])], 1)
+        points = points_to_ego(ahead, np.array([state.x, state.y, state.yaw])) + noise * rng.normal(size=(30, 2))
+        state = follow(state, Trajectory(points, 0.1), tracker)
+        beside.append(float(project_to_polyline(np.array([[state.x, state.y]]), line)[1][0]))
+    return np.array(beside)
+
+
+@both_trackers
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+@pytest.mark.parametrize(("v", "curvature", "frames", "within"), [
+    (5.0, lambda s: np.where(s < 8, 0, 1 / 15.0), 90, 0.3),
+    (5.0, lambda s: np.where(s < 8, 0, -1 / 15.0), 90, 0.3),
+    (10.0, lambda s: lane_change(10.0)(s), 100, 0.4),
+])  # fmt: skip
+def test_both_trackers_follow_an_arc_and_a_lane_change(
+    tracker: PlanTracker, noise: float, v: float, curvature: Callable[[Array], Array], frames: int, within: float
+) -> None:
+    beside = drive_along(tracker, v, curvature, frames, noise)
+    assert np.abs(beside).max() < within
+    assert np.abs(beside[-10:]).max() < 0.15
 
 
 # --- following exactly, and old plans

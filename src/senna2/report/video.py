@@ -24,9 +24,9 @@ from senna2.report.media import Video
 from senna2.types import Array, Camera, Contact, EgoState, InputError, Rig, Rollout
 from senna2.world.render.base import PosedCamera, Renderer, Sky, to_u8
 from senna2.world.render.cpu import CpuRenderer
-from senna2.world.scene import Scene
+from senna2.world.scene import BRAKE, Scene
 from senna2.world.sensors import CameraSensor
-from senna2.world.traffic import ReplayTraffic
+from senna2.world.traffic import AgentsState, ReplayTraffic
 
 VIEW_W, VIEW_H = 320, 180  # px, camera picture
 ABOVE_W = 132  # px, bird's-eye view
@@ -76,18 +76,29 @@ def front_views(
     Agents stand where they were in the rollout: reactive traffic leaves its recording.
     """
     first = round(float(rollout.t_F[0]) / rollout.dt)
-    traffic = ReplayTraffic(scene.tracks, rollout.dt, first + len(rollout))
+    log = ReplayTraffic(scene.tracks, rollout.dt, first + len(rollout))
     column = {name: a for a, name in enumerate(rollout.agent_ids)}
-    for i, name in enumerate(traffic.ids):
-        traffic.boxes_KA6[first:, i] = rollout.boxes_FA6[:, column[name]] if name in column else np.nan
-    sensor = CameraSensor(scene, traffic, rollout.dt, renderer)
+    boxes_FA6 = np.full((len(rollout), len(log.ids), 6), np.nan)
+    for i, name in enumerate(log.ids):
+        if name in column:
+            boxes_FA6[:, i] = rollout.boxes_FA6[:, column[name]]
+    lights_FA = log.lights_KA[first:] if rollout.traffic == "replay" else _brake_lights(boxes_FA6, rollout.dt)
+    sensor = CameraSensor(scene, rollout.dt, renderer)
     camera = video_camera(scene)
     for f in range(len(rollout)) if frames is None else frames:
         x, y, yaw, v, a, steer = (float(value) for value in rollout.ego_F6[f])
         ego = EgoState(x, y, yaw, v, a, steer)
         posed = PosedCamera(camera, pose_to_matrix(rollout.ego_F6[f, :3]) @ camera.cam_to_ego_44)
-        view = renderer.render(sensor.instances(first + f, ego), [posed], Sky.day())[0]
+        agents = AgentsState(first + f, boxes_FA6[f], lights_FA[f])
+        view = renderer.render(sensor.instances(agents, ego), [posed], Sky.of(scene.meta.weather))[0]
         yield to_u8(view.rgb_HW3)
+
+
+def _brake_lights(boxes_FA6: Array, dt: float) -> Array:
+    """(F, A) lights that follow from what agents did: a rollout keeps none, and those of the log may be untrue."""
+    speed_FA = boxes_FA6[..., 5]
+    slowing = np.diff(speed_FA, axis=0, append=speed_FA[-1:]) < -0.5 * dt
+    return np.where(slowing | (speed_FA < 0.1), BRAKE, 0).astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -127,18 +138,19 @@ def _written_over(front: Array, rollout: Rollout, frame: int, contacts: Sequence
     pen = ImageDraw.Draw(image, "RGBA")
     words = decision_words(rollout, frame)
     if words:
-        _chip(pen, (6, 6), words, 12, DARK)
+        chip(pen, (6, 6), words, 12, DARK)
     v, t = float(rollout.ego_F6[frame, 3]), float(rollout.t_F[frame] - rollout.t_F[0])
     # At the top, since a browser lays its controls over the bottom.
-    _chip(pen, (6, 28), f"{v:.1f} m/s    {t:.1f} s", 12, DARK)
+    chip(pen, (6, 28), f"{v:.1f} m/s    {t:.1f} s", 12, DARK)
     if contacts:
         pen.rectangle((0, 0, VIEW_W - 1, VIEW_H - 1), outline=HIT, width=4)
         fault = "COLLISION" if any(c.at_fault for c in contacts) else "COLLISION, not at fault"
-        _chip(pen, (6, 52), fault, 13, RED)
+        chip(pen, (6, 52), fault, 13, RED)
     return np.asarray(image)
 
 
-def _chip(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, back: tuple[int, ...]) -> None:
+def chip(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, back: tuple[int, ...]) -> None:
+    """White words of `size` px on a rounded patch of the colour `back`."""
     font = ImageFont.load_default(size)
     left, _, right, _ = pen.textbbox(at, text, font=font)
     pen.rounded_rectangle((at[0] - 3, at[1] - 2, at[0] + right - left + 4, at[1] + size + 4), 4, fill=back)

@@ -9,17 +9,21 @@ from senna2.frames import points_to_ego
 from senna2.geometry import box_of, corners
 from senna2.types import AgentClass, Array, EgoState, Trajectory
 from senna2.world.judge import pose_of
-from senna2.world.scene import Scene
+from senna2.world.scene import Light, Scene
 
 ROAD, GROUND, KERB, DIVIDER, ROUTE = (74, 78, 84), (38, 43, 40), (214, 206, 180), (140, 144, 150), (84, 132, 108)
 EGO, CAR, SOFT, FIXED, PLAN = (90, 200, 255), (232, 176, 82), (245, 120, 120), (150, 120, 170), (120, 255, 170)
+LIGHTS = {Light.RED: (235, 60, 50), Light.AMBER: (245, 180, 40), Light.GREEN: (70, 200, 90)}
 
 
 def bird_view(
     scene: Scene, ego: EgoState, boxes_A6: Array, classes_A: Array, plan: Trajectory | None = None, *,
-    size: int = 192, metres: float = 60.0,
+    size: int = 192, metres: float = 60.0, t_s: float | None = None,
 ) -> Array:  # fmt: skip
-    """(size, size, 3) uint8; `metres` wide, the ego below the middle. Boxes in the world, the plan in the ego frame."""
+    """(size, size, 3) uint8; `metres` wide, the ego below the middle. Boxes in the world, the plan in the ego frame.
+
+    t_s: the clip's time, if stop lines shall show the colour of their lights.
+    """
     image = Image.new("RGB", (size, size), GROUND)
     draw = ImageDraw.Draw(image)
     pose, scale = pose_of(ego), size / metres
@@ -40,6 +44,9 @@ def bird_view(
         line(np.asarray(divider, np.float64), DIVIDER)
     for kerb in scene.map.kerbs:
         line(np.asarray(kerb, np.float64), KERB)
+    if t_s is not None:
+        for signal in scene.signals:
+            line(np.asarray(signal.stop_line_22, np.float64), LIGHTS[signal.at(t_s)], 3)
     for box, agent_class in zip(boxes_A6, classes_A, strict=True):
         if np.isfinite(box[0]):
             soft = agent_class in (AgentClass.PEDESTRIAN, AgentClass.CYCLIST, AgentClass.MOTORCYCLE)

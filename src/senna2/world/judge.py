@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 import shapely
 
-from senna2.frames import along_polyline
 from senna2.geometry import (
+    AHEAD,
     STAND_SPEED,
     ContactVerdict,
     DrivableArea,
     LaneAreas,
     Lines,
+    bearing,
     box_of,
     corners,
     hits_segments,
@@ -25,71 +26,16 @@ from senna2.geometry import (
 )  # fmt: skip
 from senna2.types import AgentClass, Array, Contact, EgoState, VehicleShape
 from senna2.world.scene import LaneMap, Scene
-from senna2.world.traffic import ReplayTraffic, between
+from senna2.world.traffic.base import AgentsState, Traffic, between
 
 OFF_ROAD_M = 0.3  # a corner further outside the drivable area is off the road
 APPROACH_M = 0.25  # most that ego and agent may approach between two contact tests
-PROLONGED_M = 300.0  # a route goes straight on beyond its ends, so that progress does not stop at them
 KERB_ID = "kerb"
 
 
 def pose_of(ego: EgoState) -> Array:
     """(3,) x, y, yaw."""
     return np.array([ego.x, ego.y, ego.yaw])
-
-
-class Route:
-    """The told polyline and positions along it; 0 is where the expert starts, so that clips compare."""
-
-    def __init__(self, route_P2: Array, start_2: Array) -> None:
-        line = np.asarray(route_P2, np.float64)
-        given_s_P = along_polyline(line)
-        keep = np.concatenate([[True], np.hypot(*np.diff(line, axis=0).T) > 1e-6])
-        self._line_P2 = line = line[keep]
-        first, last = line[1] - line[0], line[-1] - line[-2]
-        before = line[0] - first / np.hypot(*first) * PROLONGED_M
-        after = line[-1] + last / np.hypot(*last) * PROLONGED_M
-        self._long_P2 = np.vstack([before, line, after])
-        self._s_P = along_polyline(self._long_P2)
-        self._step = np.diff(self._long_P2, axis=0)
-        self._length = np.hypot(*self._step.T)
-        self._zero = 0.0
-        self._zero = self.locate(start_2)
-        self.point_s_P = given_s_P + PROLONGED_M - self._zero  # position of each given point
-        self.length_m = float(self._s_P[-2]) - self._zero  # from the expert's start to the route's end
-
-    def locate(self, point_2: Array, near_m: float | None = None) -> float:
-        """Position along the route, m. `near_m`: the position a moment ago; only ±40 m about it are searched, so a
-        route that crosses itself does not make the ego jump."""
-        i0, i1 = 0, len(self._step)
-        if near_m is not None:
-            s = near_m + self._zero
-            i0 = max(int(np.searchsorted(self._s_P, s - 40.0)) - 1, 0)
-            i1 = max(min(int(np.searchsorted(self._s_P, s + 40.0)), i1), i0 + 1)
-        step, length = self._step[i0:i1], self._length[i0:i1]
-        rx, ry = point_2[0] - self._long_P2[i0:i1, 0], point_2[1] - self._long_P2[i0:i1, 1]
-        along = np.clip((rx * step[:, 0] + ry * step[:, 1]) / length, 0, length)
-        gx, gy = rx - along * step[:, 0] / length, ry - along * step[:, 1] / length
-        best = int(np.argmin(gx * gx + gy * gy))
-        return float(self._s_P[i0 + best] + along[best]) - self._zero
-
-    def at(self, position_N: Array) -> Array:
-        """(N, 2) points at positions, beyond the ends straight on."""
-        s = np.asarray(position_N) + self._zero
-        i = np.clip(np.searchsorted(self._s_P, s, side="right") - 1, 0, len(self._step) - 1)
-        return self._long_P2[i] + self._step[i] * ((s - self._s_P[i]) / self._length[i])[:, None]
-
-    def value_at(self, position: float, value_P: Array) -> float:
-        """A value given per point of the scene's route, at a position: that of the last point passed."""
-        i = int(np.searchsorted(self.point_s_P, position + 1e-6, side="right")) - 1
-        return float(value_P[min(max(i, 0), len(value_P) - 1)])
-
-    def track(self, pose_N3: Array) -> Array:
-        """(N,) positions of a driven path, followed pose by pose."""
-        positions: list[float] = []
-        for point in np.asarray(pose_N3)[:, :2]:
-            positions.append(self.locate(point, positions[-1] if positions else None))
-        return np.array(positions)
 
 
 class MapJudge:
@@ -166,7 +112,7 @@ def _lane_areas(lane_map: LaneMap) -> LaneAreas:
 
 def overlapping(box_5: Array, boxes_A6: Array) -> Array:
     """(A,) whether agents touch the ego now (NaN rows: no)."""
-    return overlap(box_5[None], boxes_A6[:, :5]) if len(boxes_A6) else np.zeros(0, bool)
+    return overlap(box_5, boxes_A6[:, :5]) if len(boxes_A6) else np.zeros(0, bool)
 
 
 def frame_ttc(judge: MapJudge, ego: EgoState, shape: VehicleShape, boxes_A6: Array, counted_A: Array) -> float:
@@ -175,25 +121,28 @@ def frame_ttc(judge: MapJudge, ego: EgoState, shape: VehicleShape, boxes_A6: Arr
     if len(boxes) == 0 or ego.v <= STAND_SPEED:
         return math.inf
     pose = pose_of(ego)
-    around = float(ttc(pose, ego.v, shape, boxes[:, :5], boxes[:, 5], all_around=True).min())
-    if not math.isfinite(around):
+    around_A = ttc(pose, ego.v, shape, boxes[:, :5], boxes[:, 5], all_around=True)
+    met = np.isfinite(around_A)
+    if not met.any():
         return math.inf
-    ahead = float(ttc(pose, ego.v, shape, boxes[:, :5], boxes[:, 5], all_around=False).min())
+    around = float(around_A.min())
+    in_front = around_A[met][bearing(pose, boxes[met, :2]) <= AHEAD]
+    ahead = float(in_front.min()) if len(in_front) else math.inf
     if ahead <= around:  # then the lanes, which cost far more, cannot change the answer
         return ahead
     return around if judge.watches_all_around(box_of(pose, shape), pose) else ahead
 
 
 def find_contacts(
-    judge: MapJudge, traffic: ReplayTraffic, step: int, t_s: float, dt: float, states: Sequence[EgoState],
-    shape: VehicleShape, ignored_A: Array,
+    judge: MapJudge, traffic: Traffic, agents_now: AgentsState, agents_then: AgentsState, dt: float,
+    states: Sequence[EgoState], shape: VehicleShape, ignored_A: Array,
 ) -> tuple[list[Contact], Array]:  # fmt: skip
-    """First contacts while the ego goes through `states` (the first is frame `step`, the last frame `step + 1`).
+    """First contacts while the ego goes through `states`, from the frame of `agents_now` to that of `agents_then`.
 
     Poses between are interpolated where ego and an agent come closer than `APPROACH_M` from one test to the next.
     Stops after the sub-step of the first at-fault or static contact. Returns the contacts and who is ignored now.
     """
-    now, then = traffic.boxes_KA6[step], traffic.boxes_KA6[step + 1]
+    now, then, t_s = agents_now.boxes_A6, agents_then.boxes_A6, agents_now.step * dt
     path_N3 = np.array([(e.x, e.y, e.yaw) for e in states])
     path_N3[:, 2] = np.unwrap(path_N3[:, 2])
     v_N = np.array([e.v for e in states])
@@ -201,9 +150,13 @@ def find_contacts(
     agents = np.flatnonzero(close)
     parts = len(states) - 1
     finer = parts * _refinement(path_N3, now[agents], then[agents], parts)
-    share_old, share_M = np.linspace(0, 1, parts + 1), np.arange(1, finer + 1) / finer
-    ego_M3 = np.stack([np.interp(share_M, share_old, path_N3[:, k]) for k in range(3)], 1)
-    v_before_M = np.interp(share_M - 1 / finer, share_old, v_N)
+    share_M = np.arange(1, finer + 1) / finer
+    if finer == parts:
+        ego_M3, v_before_M = path_N3[1:], v_N[:-1]
+    else:
+        share_old = np.arange(parts + 1) / parts
+        ego_M3 = np.stack([np.interp(share_M, share_old, path_N3[:, k]) for k in range(3)], 1)
+        v_before_M = np.interp(share_M - 1 / finer, share_old, v_N)
     ego_boxes_M5 = box_of(ego_M3, shape)
     kerb_M = judge.kerb_hits(ego_boxes_M5)
     touch_MA = np.zeros((finer, 0), bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 import numpy as np
@@ -20,10 +21,11 @@ from senna2.types import (
     StateObservation,
 )  # fmt: skip
 from senna2.world.gaussians import GaussianCloud
-from senna2.world.judge import MapJudge, Route, pose_of
+from senna2.world.judge import MapJudge, pose_of
 from senna2.world.render.base import Instance, PosedCamera, Renderer, Sky, to_u8
-from senna2.world.scene import BRAKE, INDICATOR_LEFT, INDICATOR_RIGHT, Scene
-from senna2.world.traffic import ReplayTraffic
+from senna2.world.route import Route
+from senna2.world.scene import BRAKE, INDICATOR_LEFT, INDICATOR_RIGHT, Light, Scene
+from senna2.world.traffic.base import AgentsState
 
 STRIDE_S = 0.25  # legs change twice a second
 BLINK_S = 0.3  # a car that brakes and indicates shows both in turn
@@ -33,28 +35,34 @@ LANE_DENSE_M = 2.0  # map lines are cut into pieces of this length once, and loo
 LANE_STEP = 3  # dense points between two points of an observed line: 6 m
 LANE_BEHIND = 1  # of the LANE_POINTS points, one lies behind the nearest
 LANE_RANGE_M = 60.0
+STOP_LINE_REACH_M = 2.5  # a stop line that ends this far beside the route still speaks to it
+
+Moment = tuple[AgentsState, EgoState]
 
 
 class CameraSensor:
-    """Renders the rig at (frame, ego). Each frame is rendered once and kept, by camera, frame and pose."""
+    """Renders the rig at (agents, ego). Each moment is rendered once and kept, by camera and all that is seen there:
+    two drives that part from one another never share a picture that differs."""
 
-    def __init__(self, scene: Scene, traffic: ReplayTraffic, dt: float, renderer: Renderer | None) -> None:
-        self._scene, self._traffic, self._dt, self._renderer = scene, traffic, dt, renderer
+    def __init__(self, scene: Scene, dt: float, renderer: Renderer | None) -> None:
+        self._scene, self._dt, self._renderer = scene, dt, renderer
         self._assets = [scene.assets[t.asset] for t in scene.tracks]
-        self._sky = Sky.day()
-        self._kept: OrderedDict[tuple[object, ...], Array] = OrderedDict()
+        self._walks_A = [t.agent_class in (AgentClass.PEDESTRIAN, AgentClass.CYCLIST) for t in scene.tracks]
+        self._signals = [(signal, pose_to_matrix(np.asarray(signal.pose_3, np.float64))) for signal in scene.signals]
+        self._sky = Sky.of(scene.meta.weather)
+        self._kept: OrderedDict[tuple[str, Moment], Array] = OrderedDict()
         oldest = max(age for camera in scene.rig.cameras for age in camera.history_s)
         self.memory_frames = round(oldest / dt)
 
-    def look(self, step: int, ego: EgoState, past: tuple[tuple[int, EgoState], ...]) -> dict[str, Array]:
+    def look(self, now: Moment, past: tuple[Moment, ...]) -> dict[str, Array]:
         """Camera name → (K, H, W, 3) uint8, oldest first. Before the start the first frame is repeated."""
-        seen = [*past, (step, ego)]
-        wanted: list[tuple[str, int, EgoState]] = []
+        seen = [*past, now]
+        wanted: list[tuple[str, Moment]] = []
         for camera in self._scene.rig.cameras:
             for age in camera.history_s:
-                frame = step - round(age / self._dt)
-                at = next((s for s in reversed(seen) if s[0] <= frame), seen[0])
-                wanted.append((camera.name, *at))
+                frame = now[0].step - round(age / self._dt)
+                at = next((moment for moment in reversed(seen) if moment[0].step <= frame), seen[0])
+                wanted.append((camera.name, at))
         self._render_missing(wanted)
         images: dict[str, list[Array]] = {}
         for key in wanted:
@@ -63,19 +71,17 @@ class CameraSensor:
             self._kept.popitem(last=False)
         return {name: np.stack(frames) for name, frames in images.items()}
 
-    def _render_missing(self, wanted: list[tuple[str, int, EgoState]]) -> None:
-        moments = {(step, ego) for _, step, ego in wanted}
-        for moment in sorted(moments, key=lambda m: m[0]):
-            names = [n for n, s, e in wanted if (s, e) == moment and (n, s, e) not in self._kept]
-            names = list(dict.fromkeys(names))
+    def _render_missing(self, wanted: list[tuple[str, Moment]]) -> None:
+        for moment in dict.fromkeys(sorted((m for _, m in wanted), key=lambda m: m[0].step)):
+            names = list(dict.fromkeys(n for n, m in wanted if m == moment and (n, m) not in self._kept))
             if not names:
                 continue
-            step, ego = moment
+            agents, ego = moment
             ego_to_world = pose_to_matrix(pose_of(ego))
             cameras = [PosedCamera(c, ego_to_world @ c.cam_to_ego_44) for c in map(self._scene.rig.__getitem__, names)]
-            views = self.renderer.render(self.instances(step, ego), cameras, self._sky)
+            views = self.renderer.render(self.instances(agents, ego), cameras, self._sky)
             for name, view in zip(names, views, strict=True):
-                self._kept[(name, step, ego)] = to_u8(view.rgb_HW3)
+                self._kept[(name, moment)] = to_u8(view.rgb_HW3)
 
     @property
     def renderer(self) -> Renderer:
@@ -85,21 +91,26 @@ class CameraSensor:
             self._renderer = CpuRenderer()
         return self._renderer
 
-    def instances(self, step: int, ego: EgoState) -> list[Instance]:
-        """The clip at a frame: background and every agent in view range at its pose. The ego itself is not drawn."""
+    def instances(self, agents: AgentsState, ego: EgoState) -> list[Instance]:
+        """The clip at a frame: background, and every agent and traffic light in view range at its pose. The ego itself
+        is not drawn."""
         placed = [Instance(self._scene.background)]
-        boxes = self._traffic.boxes_KA6[step]
+        boxes = agents.boxes_A6
         for a in np.flatnonzero(np.hypot(boxes[:, 0] - ego.x, boxes[:, 1] - ego.y) < VIEW_M):
-            placed.append(Instance(self._asset(int(a), step), pose_to_matrix(boxes[a, :3])))
+            placed.append(Instance(self._asset(int(a), agents), pose_to_matrix(boxes[a, :3])))
+        for signal, pose_44 in self._signals:
+            if math.hypot(pose_44[0, 3] - ego.x, pose_44[1, 3] - ego.y) < VIEW_M:
+                lit = f"{signal.asset}.{signal.at(agents.step * self._dt).name.lower()}"
+                placed.append(Instance(self._scene.assets.get(lit, self._scene.assets[signal.asset]), pose_44))
         return placed
 
-    def _asset(self, a: int, step: int) -> GaussianCloud:
+    def _asset(self, a: int, agents: AgentsState) -> GaussianCloud:
         """The agent's cloud with its lights or legs as they are now; a missing variant means the plain one."""
-        t, lights = step * self._dt, int(self._traffic.lights_KA[step, a])
+        t, lights = agents.step * self._dt, int(agents.lights_A[a])
         suffix = ""
-        if self._traffic.classes_A[a] in (AgentClass.PEDESTRIAN, AgentClass.CYCLIST):
+        if self._walks_A[a]:
             stride = int((t + 0.07 * a) / STRIDE_S + 1e-6) % 2 == 1  # not all in step
-            suffix = ".step" if stride and self._traffic.boxes_KA6[step, a, 5] > 0.2 else ""
+            suffix = ".step" if stride and agents.boxes_A6[a, 5] > 0.2 else ""
         else:
             side = ".left" if lights & INDICATOR_LEFT else ".right" if lights & INDICATOR_RIGHT else ""
             brake = ".brake" if lights & BRAKE else ""
@@ -123,6 +134,11 @@ class StateSensor:
         self._last_L = self._first_L + counts - 1
         self._points = np.concatenate(dense) if dense else np.zeros((0, 2))
         self._on_route = self._beside_route(scene)
+        self._stops = [
+            (s, signal, np.asarray(signal.stop_line_22, np.float64))
+            for signal in scene.signals
+            if (s := route.crossing(signal.stop_line_22, float(signal.pose_3[2]), STOP_LINE_REACH_M)) is not None
+        ]
 
     def _beside_route(self, scene: Scene) -> Array:
         """Per dense point of a lane: it repeats the route line, which every observation carries anyway."""
@@ -134,24 +150,39 @@ class StateSensor:
         lane = np.repeat(self._kind_L == LaneKind.LANE, self._last_L - self._first_L + 1)
         return lane & (np.abs(offset) < 0.5)
 
-    def look(self, ego: EgoState, progress_m: float, boxes_A6: Array, classes_A: Array) -> StateObservation:
+    def look(
+        self, ego: EgoState, progress_m: float, boxes_A6: Array, classes_A: Array, t_s: float = 0.0
+    ) -> StateObservation:
         pose = pose_of(ego)
         boxes, classes = _nearest_agents(pose, boxes_A6, classes_A)
-        lanes, kinds = self._lanes(pose, progress_m)
+        lanes, kinds = self._lanes(pose, progress_m, self._red_lines(progress_m, t_s))
         route = self._route.at(progress_m + ROUTE_SPACING * np.arange(1, ROUTE_POINTS + 1))
         return StateObservation(boxes, classes, lanes, kinds, points_to_ego(route, pose).astype(np.float32))
 
-    def _lanes(self, pose_3: Array, progress_m: float) -> tuple[Array, Array]:
+    def _red_lines(self, progress_m: float, t_s: float) -> list[Array]:
+        """The stop lines of red and amber lights ahead on the route, the nearest first."""
+        ahead = [
+            (s, line_22)
+            for s, signal, line_22 in self._stops
+            if 0 < s - progress_m <= LANE_RANGE_M and signal.at(t_s) != Light.GREEN
+        ]
+        return [line_22 for _, line_22 in sorted(ahead, key=lambda stop: stop[0])]
+
+    def _lanes(self, pose_3: Array, progress_m: float, red_lines: list[Array]) -> tuple[Array, Array]:
         lanes = np.full((MAX_LANES, LANE_POINTS, 2), np.nan, np.float32)
         kinds = np.full(MAX_LANES, -1, np.int8)
         spacing = LANE_DENSE_M * LANE_STEP
         ahead = self._route.at(progress_m + spacing * np.arange(-LANE_BEHIND, LANE_POINTS - LANE_BEHIND))
         lanes[0], kinds[0] = points_to_ego(ahead, pose_3), LaneKind.ROUTE_LANE
+        row = 1
+        for line_22 in red_lines[: MAX_LANES - 1]:
+            across = line_22[0] + np.linspace(0, 1, LANE_POINTS)[:, None] * (line_22[1] - line_22[0])
+            lanes[row], kinds[row] = points_to_ego(across, pose_3), LaneKind.RED_STOP_LINE
+            row += 1
         if len(self._points) == 0:
             return lanes, kinds
         gap = np.hypot(self._points[:, 0] - pose_3[0], self._points[:, 1] - pose_3[1])
         nearest = np.minimum.reduceat(gap, self._first_L)
-        row = 1
         for line in np.argsort(nearest, kind="stable"):
             if row == MAX_LANES or nearest[line] > LANE_RANGE_M:
                 break

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from senna2.geometry import box_of
 from senna2.types import (
-    Array,
     ClipMeta,
     Contact,
     Direction,
@@ -20,27 +20,30 @@ from senna2.types import (
     Trajectory,
     require,
 )  # fmt: skip
-from senna2.world.judge import MapJudge, Route, find_contacts, frame_ttc, overlapping, pose_of
+from senna2.world.judge import MapJudge, find_contacts, frame_ttc, overlapping, pose_of
+from senna2.world.lqr import LqrTracker
 from senna2.world.render.base import Renderer
+from senna2.world.route import Route
 from senna2.world.scene import Scene
-from senna2.world.sensors import CameraSensor, StateSensor
-from senna2.world.traffic import make_traffic
-from senna2.world.vehicle import Tracker, VehicleLimits, follow_exactly, follow_plan, yaw_rate
+from senna2.world.sensors import CameraSensor, Moment, StateSensor
+from senna2.world.traffic import AgentsState, make_traffic
+from senna2.world.vehicle import PlanTracker, Tracker, VehicleLimits, follow_exactly, follow_plan, yaw_rate
 
 VEHICLES = ("bicycle", "perfect")
+TRACKERS: Mapping[str, PlanTracker] = {"pursuit": Tracker(), "lqr": LqrTracker()}
 
 
 @dataclass(frozen=True)
 class SimConfig:
     """dt: frame, s. substep_s: integration and contact tests. vehicle: "bicycle" (tracked) or "perfect" (follows the
-    plan's poses exactly: recorded egos). traffic: by name."""
+    plan's poses exactly: recorded egos). traffic: by name. tracker: of the bicycle, one of `TRACKERS`."""
 
     dt: float = 0.1
     substep_s: float = 0.02
     vehicle: str = "bicycle"
     traffic: str = "replay"
     limits: VehicleLimits = field(default_factory=VehicleLimits)
-    tracker: Tracker = field(default_factory=Tracker)
+    tracker: str = "pursuit"
 
     @property
     def substeps(self) -> int:
@@ -50,6 +53,7 @@ class SimConfig:
         require(self.dt > 0, "SimConfig.dt", "must be positive")
         require(0 < self.substep_s <= self.dt, "SimConfig.substep_s", "must lie in (0, dt]")
         require(self.vehicle in VEHICLES, "SimConfig.vehicle", f"'{self.vehicle}' is unknown; there are {VEHICLES}")
+        require(self.tracker in TRACKERS, "SimConfig.tracker", f"'{self.tracker}' is unknown; {sorted(TRACKERS)}")
         self.limits.validate()
         return self
 
@@ -61,15 +65,17 @@ DEFAULT_CONFIG = SimConfig()
 class SimState:
     """The world at frame `step` (t_s = step·dt).
 
-    contacts: all since the start. touched_ids: agents already met, ignored_ids: those that overlapped the ego at the
-    start; neither is judged again. done: an at-fault or static contact, or the clip's end. ttc_s: inf none.
+    agents: all others, where they are now. contacts: all since the start. touched_ids: agents already met,
+    ignored_ids: those that overlapped the ego at the start; neither is judged again. done: an at-fault or static
+    contact, or the clip's end. ttc_s: inf none.
     off_road, straddling: None where the map does not know. progress_m: along the route from the expert's start.
-    past: (frame, ego) of earlier frames, oldest first, as far back as the cameras remember.
+    past: (agents, ego) of earlier frames, oldest first, as far back as the cameras remember.
     """
 
     step: int
     t_s: float
     ego: EgoState
+    agents: AgentsState
     contacts: tuple[Contact, ...]
     touched_ids: frozenset[str]
     ignored_ids: frozenset[str]
@@ -78,7 +84,7 @@ class SimState:
     off_road: bool | None
     straddling: bool | None
     progress_m: float
-    past: tuple[tuple[int, EgoState], ...] = ()
+    past: tuple[Moment, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -102,7 +108,7 @@ class Simulator:
         self.judge = MapJudge(scene)
         self.route = Route(scene.route_P2, scene.expert.pose_E3[0, :2])
         self.expert_progress_E = self.route.track(scene.expert.pose_E3)
-        self._cameras = CameraSensor(scene, self.traffic, config.dt, renderer)
+        self._cameras = CameraSensor(scene, config.dt, renderer)
         self._state_sensor = StateSensor(scene, self.route, self.judge)
 
     def reset(self, start: EgoState | None = None, t_s: float = 0.0) -> SimState:
@@ -114,9 +120,10 @@ class Simulator:
         require(abs(step * self.config.dt - t_s) < 1e-6, "reset: t_s", f"{t_s} s is no multiple of {self.config.dt} s")
         require(0 <= step < self.last_step, "reset: t_s", f"{t_s} s leaves nothing of {self.scene.duration_s:.1f} s")
         ego = (self._expert_state(t_s) if start is None else start).validate()
-        touching = overlapping(box_of(pose_of(ego), self.shape), self.traffic.boxes_KA6[step])
+        agents = self.traffic.initial(step, ego)
+        touching = overlapping(box_of(pose_of(ego), self.shape), agents.boxes_A6)
         ignored = frozenset(self.traffic.ids[a] for a in np.flatnonzero(touching))
-        return self._frame(step, ego, (), frozenset(), ignored, None, (), met_agent=False)
+        return self._frame(ego, agents, (), frozenset(), ignored, None, (), met_agent=False)
 
     def step(self, state: SimState, trajectory: Trajectory) -> SimState:
         """One frame on, the ego following `trajectory` (in the ego frame of `state`, first point one of its dt ahead).
@@ -131,23 +138,20 @@ class Simulator:
         if config.vehicle == "perfect":
             states = follow_exactly(state.ego, trajectory, config.dt, config.substeps, self.shape, config.limits)
         else:
-            states = follow_plan(
-                state.ego, trajectory, config.dt, config.substeps, self.shape, config.limits, config.tracker
-            )
+            tracker = TRACKERS[config.tracker]
+            states = follow_plan(state.ego, trajectory, config.dt, config.substeps, self.shape, config.limits, tracker)
         skip = state.touched_ids | state.ignored_ids
         skipped_A = np.array([i in skip for i in self.traffic.ids], bool)
+        agents = self.traffic.advance(state.agents, state.ego)
         new, _ = find_contacts(
-            self.judge, self.traffic, state.step, state.t_s, config.dt, [state.ego, *states], self.shape, skipped_A
+            self.judge, self.traffic, state.agents, agents, config.dt, [state.ego, *states], self.shape, skipped_A
         )
-        agents = frozenset(c.agent_id for c in new if c.agent_class >= 0)
-        past = (
-            (*state.past, (state.step, state.ego))[-self._cameras.memory_frames :]
-            if self._cameras.memory_frames
-            else ()
-        )
+        met = frozenset(c.agent_id for c in new if c.agent_class >= 0)
+        memory = self._cameras.memory_frames
+        past = (*state.past, (state.agents.seen, state.ego))[-memory:] if memory else ()
         return self._frame(
-            state.step + 1, states[-1], state.contacts + tuple(new), state.touched_ids | agents, state.ignored_ids,
-            state.progress_m, past, met_agent=bool(agents),
+            states[-1], agents, state.contacts + tuple(new), state.touched_ids | met, state.ignored_ids,
+            state.progress_m, past, met_agent=bool(met),
         )  # fmt: skip
 
     def observe(self, state: SimState, *, images: bool, state_obs: bool = True) -> Observation:
@@ -159,9 +163,9 @@ class Simulator:
             motion_4=motion,
             navigation=self.navigation(state.progress_m),
             speed_limit=self.speed_limit(state.progress_m),
-            images=self._cameras.look(state.step, ego, state.past) if images else {},
-            state=self._state_sensor.look(ego, state.progress_m, self.traffic.boxes_KA6[state.step],
-                                          self.traffic.classes_A) if state_obs else None,
+            images=self._cameras.look((state.agents.seen, ego), state.past) if images else {},
+            state=self._state_sensor.look(ego, state.progress_m, state.agents.boxes_A6, self.traffic.classes_A,
+                                          state.t_s) if state_obs else None,
         )  # fmt: skip
 
     def navigation(self, progress_m: float) -> Direction:
@@ -186,10 +190,6 @@ class Simulator:
             start or expert.start(),
         )  # fmt: skip
 
-    def boxes(self, step: int) -> Array:
-        """(A, 6) agents in the world at a frame: x, y, yaw, length, width, speed; NaN when absent."""
-        return self.traffic.boxes_KA6[step]
-
     def _expert_state(self, t_s: float) -> EgoState:
         expert = self.scene.expert
         if t_s == 0:
@@ -199,22 +199,22 @@ class Simulator:
         return EgoState(x, y, math.remainder(float(yaw), 2 * math.pi), float(np.interp(t_s, expert.t_E, expert.v_E)))
 
     def _frame(
-        self, step: int, ego: EgoState, contacts: tuple[Contact, ...], touched: frozenset[str],
-        ignored: frozenset[str], progress_before: float | None, past: tuple[tuple[int, EgoState], ...], *,
-        met_agent: bool,
+        self, ego: EgoState, agents: AgentsState, contacts: tuple[Contact, ...], touched: frozenset[str],
+        ignored: frozenset[str], progress_before: float | None, past: tuple[Moment, ...], *, met_agent: bool,
     ) -> SimState:  # fmt: skip
         """Judge a frame: everything of a state that follows from where the ego is."""
         box = box_of(pose_of(ego), self.shape)
         counted = np.array([i not in touched and i not in ignored for i in self.traffic.ids], bool)
-        ttc_s = 0.0 if met_agent else frame_ttc(self.judge, ego, self.shape, self.traffic.boxes_KA6[step], counted)
+        ttc_s = 0.0 if met_agent else frame_ttc(self.judge, ego, self.shape, agents.boxes_A6, counted)
         return SimState(
-            step=step,
-            t_s=step * self.config.dt,
+            step=agents.step,
+            t_s=agents.step * self.config.dt,
             ego=ego,
+            agents=agents,
             contacts=contacts,
             touched_ids=touched,
             ignored_ids=ignored,
-            done=step >= self.last_step or any(ends_clip(c) for c in contacts),
+            done=agents.step >= self.last_step or any(ends_clip(c) for c in contacts),
             ttc_s=ttc_s,
             off_road=self.judge.off_road(box),
             straddling=self.judge.straddling(box),

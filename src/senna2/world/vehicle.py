@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -70,9 +71,18 @@ def yaw_rate(state: EgoState, shape: VehicleShape) -> float:
     return state.v * math.tan(state.steer) / shape.wheelbase
 
 
+class PlanTracker(Protocol):
+    """What turns a plan into commands; by name in `sim.TRACKERS`."""
+
+    def command(
+        self, state: EgoState, plan: Trajectory, shape: VehicleShape, limits: VehicleLimits
+    ) -> tuple[float, float]:
+        """Acceleration (m/s²) and front wheel angle (rad) for a plan in the ego frame of `state`."""
+
+
 @dataclass(frozen=True)
 class Tracker:
-    """Plan → (acceleration, steering) commands.
+    """Tracker "pursuit": plan → (acceleration, steering) commands.
 
     Both axes solve the same least squares: which constant command, through the known lag, brings the car closest to
     the plan over a short preview. Along the path it fits planned *positions*, from the first point on, so that a
@@ -91,12 +101,9 @@ class Tracker:
     ) -> tuple[float, float]:
         """Commands for a plan in the ego frame of `state` (its first point is one `dt` ahead)."""
         points_T2 = np.asarray(plan.points_T2, np.float64)
-        way_T = _way(points_T2)
-        one_second = min(max(round(1.0 / plan.dt) - 1, 0), len(points_T2) - 1)
-        if points_T2[one_second, 0] < points_T2[0, 0] - 0.02:
-            way_T = np.zeros_like(way_T)  # no reverse gear: a plan that runs backward means stand
-        stands = state.v < 1.0 and points_T2[max(one_second - 2, 0) : one_second + 3, 0].mean() < self.hold_m
+        way_T = along_plan(points_T2, plan.dt)
         # Without the hold, the fit decays exponentially and never quite stands.
+        stands = means_stand(points_T2, plan.dt, state.v, self.hold_m)
         accel = self.hold_accel if stands else self._accel(state, way_T, plan.dt, limits)
         return accel, self._steer(state, points_T2, shape, limits)
 
@@ -131,12 +138,26 @@ class Tracker:
         return min(max(math.atan(wanted * shape.wheelbase), -limits.max_steer), limits.max_steer)
 
 
-def _way(points_T2: Array) -> Array:
+def _one_second(points_T2: Array, dt: float) -> int:
+    """Index of the point a second ahead, or the last."""
+    return min(max(round(1.0 / dt) - 1, 0), len(points_T2) - 1)
+
+
+def means_stand(points_T2: Array, dt: float, v: float, hold_m: float = 0.1) -> bool:
+    """Whether a plan tells a slow car (v m/s) to stand: it gets less than `hold_m` ahead within a second."""
+    i = _one_second(points_T2, dt)
+    return bool(v < 1.0 and points_T2[max(i - 2, 0) : i + 3, 0].mean() < hold_m)
+
+
+def along_plan(points_T2: Array, dt: float) -> Array:
     """Way (T,) along a plan's own smoothed direction from the car's position, m; negative while it lies behind.
 
     Zigzag noise must not read as speed, so each step counts by its part along the chord of its neighbours; nor may
-    a sideways jump to the first point (a car beside its plan).
+    a sideways jump to the first point (a car beside its plan). A plan that runs backward has no way at all: there is
+    no reverse gear, it means stand.
     """
+    if points_T2[_one_second(points_T2, dt), 0] < points_T2[0, 0] - 0.02:
+        return np.zeros(len(points_T2))
     last = len(points_T2) - 1
     k = np.arange(last + 1)
     chord = points_T2[np.minimum(k + 2, last)] - points_T2[np.maximum(k - 3, 0)]
@@ -168,7 +189,7 @@ def _steering_line(points_T2: Array, reach: float) -> tuple[Array, Array] | None
 
 def follow_plan(
     state: EgoState, plan: Trajectory, dt: float, substeps: int, shape: VehicleShape, limits: VehicleLimits,
-    tracker: Tracker,
+    tracker: PlanTracker,
 ) -> list[EgoState]:  # fmt: skip
     """The bicycle under the tracker for `dt` s: its states after each of `substeps` equal parts."""
     accel, steer = tracker.command(state, plan, shape, limits)

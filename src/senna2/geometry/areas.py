@@ -1,0 +1,122 @@
+"""Lanes, drivable areas and lines of a map, built once and asked every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import shapely
+
+from senna2.geometry.kernels import hits_any
+from senna2.types import Array, InputError
+
+
+class LaneAreas:
+    """The lanes of a clip as areas, built once and asked every frame.
+
+    polygons: (Q, 2) rings, open or closed. joined: (lane, successor) index pairs, end to end. junction: one
+    flag a lane.
+    """
+
+    def __init__(self, polygons: Sequence[Array], joined: Sequence[tuple[int, int]], junction: Sequence[bool]) -> None:
+        self._tree = shapely.STRtree(_polygons(polygons, "lane"))
+        if len(junction) != len(polygons):
+            raise InputError(f"lanes: {len(junction)} junction flags for {len(polygons)} polygons")
+        self._junction = np.asarray(junction, bool)
+        self._next: dict[int, list[int]] = {}
+        for lane, successor in joined:
+            if not (0 <= lane < len(polygons) and 0 <= successor < len(polygons)):
+                raise InputError(f"lanes: joined pair ({lane}, {successor}) names no polygon (0…{len(polygons) - 1})")
+            self._next.setdefault(lane, []).append(successor)
+
+    def several_lanes(self, corners_42: Array) -> bool:
+        """Whether the four corners (4, 2) are not all in one lane, or in lanes that follow one another.
+
+        A corner outside every lane makes it True. Siblings after a fork are two lanes: only a chain counts
+        as one.
+        """
+        held = self._corners_by_lane(corners_42)
+        full = (1 << len(corners_42)) - 1
+        return not any(self._chain_holds(lane, held, held[lane], full, 3) for lane in held)
+
+    def off_lanes(self, corners_42: Array) -> bool:
+        """Whether a corner is in no lane."""
+        seen = 0
+        for bits in self._corners_by_lane(corners_42).values():
+            seen |= bits
+        return seen != (1 << len(corners_42)) - 1
+
+    def in_junction(self, point_2: Array) -> bool:
+        """Whether a point (2,) is in a lane of a junction."""
+        lanes = self._tree.query(shapely.Point(point_2[0], point_2[1]), predicate="intersects")
+        return bool(self._junction[lanes].any())
+
+    def _corners_by_lane(self, corners_42: Array) -> dict[int, int]:
+        """Lane → bit set of the corners in it."""
+        corner, lane = self._tree.query(shapely.points(corners_42), predicate="intersects")
+        held: dict[int, int] = {}
+        for c, i in zip(corner.tolist(), lane.tolist(), strict=True):
+            held[i] = held.get(i, 0) | (1 << c)
+        return held
+
+    def _chain_holds(self, lane: int, held: dict[int, int], bits: int, full: int, more: int) -> bool:
+        if bits == full:
+            return True
+        # A few lanes further are enough for a bus over short junction pieces, and bound the search in a loop.
+        return more > 0 and any(
+            self._chain_holds(after, held, bits | held.get(after, 0), full, more - 1)
+            for after in self._next.get(lane, ())
+        )
+
+
+class DrivableArea:
+    """The union of (Q, 2) rings, open or closed; at least one."""
+
+    def __init__(self, polygons: Sequence[Array]) -> None:
+        if len(polygons) == 0:
+            raise InputError("drivable area: no polygon; a map that does not know it has no DrivableArea")
+        self._area = shapely.union_all(_polygons(polygons, "drivable area"))
+        shapely.prepare(self._area)
+
+    def outside_m(self, corners_42: Array) -> float:
+        """Largest distance of a corner (4, 2) outside the area, m; 0 if all are inside."""
+        points = shapely.points(np.asarray(corners_42, np.float64))
+        out = points[~shapely.intersects(self._area, points)]
+        return float(shapely.distance(self._area, out).max()) if len(out) else 0.0
+
+
+class Lines:
+    """Polylines (P, 2) that must not be touched, or only be watched: kerbs, barriers, dividers."""
+
+    def __init__(self, polylines: Sequence[Array]) -> None:
+        pieces = [np.zeros((0, 4))]
+        for i, line in enumerate(polylines):
+            points = np.asarray(line, np.float64)
+            if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or not np.isfinite(points).all():
+                raise InputError(f"line {i}: shape {points.shape}; needs (at least 2, 2) finite points")
+            pieces.append(np.hstack([points[:-1], points[1:]]))
+        self.segments_S4 = np.concatenate(pieces)
+
+    def hit(self, box_5: Array) -> bool:
+        """Whether a box (5,) meets any line."""
+        return bool(hits_any(np.ascontiguousarray(box_5, np.float64), self.segments_S4))
+
+    def near(self, point_2: Array, radius: float) -> Array:
+        """Segments (S, 4) within `radius` m of a point (2,), the nearest first."""
+        seg = self.segments_S4
+        start, step = seg[:, :2], seg[:, 2:] - seg[:, :2]
+        rel = np.asarray(point_2, np.float64) - start
+        along = np.clip((rel * step).sum(1) / np.maximum((step * step).sum(1), 1e-18), 0, 1)
+        gap = np.hypot(*(rel - along[:, None] * step).T)
+        order = np.argsort(gap, kind="stable")
+        return seg[order[gap[order] <= radius]]
+
+
+def _polygons(rings: Sequence[Array], what: str) -> Array:
+    areas = []
+    for i, ring in enumerate(rings):
+        points = np.asarray(ring, np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
+            raise InputError(f"{what} polygon {i}: shape {points.shape}; needs (at least 3, 2) finite points")
+        areas.append(shapely.make_valid(shapely.Polygon(points)))  # maps do hold rings that cross themselves
+    return np.array(areas, dtype=object)

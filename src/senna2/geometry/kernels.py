@@ -1,0 +1,136 @@
+"""The compiled loops of geometry, over flat float64 arrays."""
+
+from __future__ import annotations
+
+from math import atan2, cos, sin, sqrt
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True)
+def _overlap(ax, ay, ac, as_, al, aw, bx, by, bc, bs, bl, bw):
+    """Boxes by centre, cos and sin of yaw, half length, half width. `not (gap <= reach)`: NaN separates."""
+    dx, dy = bx - ax, by - ay
+    c, s = abs(ac * bc + as_ * bs), abs(ac * bs - as_ * bc)
+    if not (abs(ac * dx + as_ * dy) <= al + bl * c + bw * s):
+        return False
+    if not (abs(ac * dy - as_ * dx) <= aw + bl * s + bw * c):
+        return False
+    if not (abs(bc * dx + bs * dy) <= bl + al * c + aw * s):
+        return False
+    return abs(bc * dy - bs * dx) <= bw + al * s + aw * c
+
+
+@numba.njit(cache=True)
+def overlap_many(a, b):
+    out = np.empty(len(a), np.bool_)
+    for i in range(len(a)):
+        p, q = a[i], b[i]
+        reach = 0.5 * (p[3] + p[4] + q[3] + q[4])  # half diagonals are shorter
+        if not (abs(q[0] - p[0]) <= reach and abs(q[1] - p[1]) <= reach):
+            out[i] = False
+            continue
+        out[i] = _overlap(
+            p[0], p[1], cos(p[2]), sin(p[2]), p[3] / 2, p[4] / 2,
+            q[0], q[1], cos(q[2]), sin(q[2]), q[3] / 2, q[4] / 2,
+        )  # fmt: skip
+    return out
+
+
+@numba.njit(cache=True)
+def overlap_one(p, others):
+    out = np.empty(len(others), np.bool_)
+    c, s, half_l, half_w = cos(p[2]), sin(p[2]), p[3] / 2, p[4] / 2
+    for i in range(len(others)):
+        q = others[i]
+        reach = half_l + half_w + 0.5 * (q[3] + q[4])
+        if not (abs(q[0] - p[0]) <= reach and abs(q[1] - p[1]) <= reach):
+            out[i] = False
+            continue
+        out[i] = _overlap(p[0], p[1], c, s, half_l, half_w, q[0], q[1], cos(q[2]), sin(q[2]), q[3] / 2, q[4] / 2)
+    return out
+
+
+@numba.njit(cache=True)
+def _hits(box, c, s, seg):
+    """A segment is a box of no width: axes of the box, or the segment's normal, separate the two."""
+    mx, my = (seg[0] + seg[2]) / 2 - box[0], (seg[1] + seg[3]) / 2 - box[1]
+    hx, hy = (seg[2] - seg[0]) / 2, (seg[3] - seg[1]) / 2
+    u, v = c * mx + s * my, c * my - s * mx  # middle and half step in the box's axes
+    p, q = c * hx + s * hy, c * hy - s * hx
+    half_l, half_w = box[3] / 2, box[4] / 2
+    if not (abs(u) <= half_l + abs(p)) or not (abs(v) <= half_w + abs(q)):
+        return False
+    return abs(u * q - v * p) <= half_l * abs(q) + half_w * abs(p)
+
+
+@numba.njit(cache=True)
+def hits_many(boxes, segments):
+    out = np.empty((len(boxes), len(segments)), np.bool_)
+    for i in range(len(boxes)):
+        c, s = cos(boxes[i, 2]), sin(boxes[i, 2])
+        for j in range(len(segments)):
+            out[i, j] = _hits(boxes[i], c, s, segments[j])
+    return out
+
+
+@numba.njit(cache=True)
+def hits_any(box, segments):
+    c, s = cos(box[2]), sin(box[2])
+    for j in range(len(segments)):  # noqa: SIM110 (numba has no generators)
+        if _hits(box, c, s, segments[j]):
+            return True
+    return False
+
+
+@numba.njit(cache=True)
+def ttc_many(ego, ego_v, boxes, v, counts, step_s, steps):
+    out = np.full(len(boxes), np.inf)
+    ec, es, el, ew = cos(ego[2]), sin(ego[2]), ego[3] / 2, ego[4] / 2
+    for i in range(len(boxes)):
+        if not counts[i]:
+            continue
+        c, s, half_l, half_w = cos(boxes[i, 2]), sin(boxes[i, 2]), boxes[i, 3] / 2, boxes[i, 4] / 2
+        dx, dy = boxes[i, 0] - ego[0], boxes[i, 1] - ego[1]
+        wx, wy = v[i] * c - ego_v * ec, v[i] * s - ego_v * es
+        reach = el + ew + half_l + half_w + 1e-6
+        closing, speed2 = -(dx * wx + dy * wy), wx * wx + wy * wy
+        nearest = min(max(closing / speed2, 0.0), steps * step_s) if speed2 > 1e-12 else 0.0
+        if not ((dx + nearest * wx) ** 2 + (dy + nearest * wy) ** 2 <= reach * reach):
+            continue  # their circles never meet
+        first = 0
+        if speed2 > 1e-12 and dx * dx + dy * dy > reach * reach:
+            # they meet first where |d + w t| = reach; a step of slack for rounding
+            root = closing * closing - speed2 * (dx * dx + dy * dy - reach * reach)
+            first = max(int((closing - sqrt(max(root, 0.0))) / speed2 / step_s) - 1, 0)
+        for k in range(first, steps + 1):
+            t = k * step_s  # integer k: summing 0.1 would drift past the horizon
+            if _overlap(
+                ego[0] + ego_v * t * ec, ego[1] + ego_v * t * es, ec, es, el, ew,
+                boxes[i, 0] + v[i] * t * c, boxes[i, 1] + v[i] * t * s, c, s, half_l, half_w,
+            ):  # fmt: skip
+                out[i] = t
+                break
+    return out
+
+
+@numba.njit(cache=True)
+def ttc_along(plan, ego, speed, plan_dt, boxes, v, bound, stand_speed, step_s, steps):
+    out = np.full(len(plan), np.inf)
+    moved = boxes.copy()
+    counts = np.empty(len(boxes), np.bool_)
+    for t in range(len(plan)):
+        if speed[t] <= stand_speed:
+            continue
+        c, s = cos(plan[t, 2]), sin(plan[t, 2])
+        for i in range(len(boxes)):
+            way = v[i] * plan_dt * (t + 1)
+            moved[i, 0] = boxes[i, 0] + way * cos(boxes[i, 2])
+            moved[i, 1] = boxes[i, 1] + way * sin(boxes[i, 2])
+            dx, dy = moved[i, 0] - plan[t, 0], moved[i, 1] - plan[t, 1]
+            counts[i] = abs(atan2(c * dy - s * dx, c * dx + s * dy)) <= bound
+        found = ttc_many(ego[t], speed[t], moved, v, counts, step_s, steps)
+        for i in range(len(found)):
+            out[t] = min(out[t], found[i])
+    return out

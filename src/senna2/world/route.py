@@ -1,0 +1,77 @@
+"""The polyline an ego is told to follow, and positions along it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from senna2.frames import along_polyline
+from senna2.types import Array
+
+PROLONGED_M = 300.0  # a route goes straight on beyond its ends, so that progress does not stop at them
+SAME_WAY = 0.5  # cosine: within 60 degrees
+
+
+class Route:
+    """The told polyline and positions along it; 0 is where the expert starts, so that clips compare."""
+
+    def __init__(self, route_P2: Array, start_2: Array) -> None:
+        line = np.asarray(route_P2, np.float64)
+        given_s_P = along_polyline(line)
+        keep = np.concatenate([[True], np.hypot(*np.diff(line, axis=0).T) > 1e-6])
+        self._line_P2 = line = line[keep]
+        first, last = line[1] - line[0], line[-1] - line[-2]
+        before = line[0] - first / np.hypot(*first) * PROLONGED_M
+        after = line[-1] + last / np.hypot(*last) * PROLONGED_M
+        self._long_P2 = np.vstack([before, line, after])
+        self._s_P = along_polyline(self._long_P2)
+        self._step = np.diff(self._long_P2, axis=0)
+        self._length = np.hypot(*self._step.T)
+        self._zero = 0.0
+        self._zero = self.locate(start_2)
+        self.point_s_P = given_s_P + PROLONGED_M - self._zero  # position of each given point
+        self.length_m = float(self._s_P[-2]) - self._zero  # from the expert's start to the route's end
+
+    def locate(self, point_2: Array, near_m: float | None = None) -> float:
+        """Position along the route, m. `near_m`: the position a moment ago; only ±40 m about it are searched, so a
+        route that crosses itself does not make the ego jump."""
+        i0, i1 = 0, len(self._step)
+        if near_m is not None:
+            s = near_m + self._zero
+            i0 = max(int(np.searchsorted(self._s_P, s - 40.0)) - 1, 0)
+            i1 = max(min(int(np.searchsorted(self._s_P, s + 40.0)), i1), i0 + 1)
+        step, length = self._step[i0:i1], self._length[i0:i1]
+        rx, ry = point_2[0] - self._long_P2[i0:i1, 0], point_2[1] - self._long_P2[i0:i1, 1]
+        along = np.clip((rx * step[:, 0] + ry * step[:, 1]) / length, 0, length)
+        gx, gy = rx - along * step[:, 0] / length, ry - along * step[:, 1] / length
+        best = int(np.argmin(gx * gx + gy * gy))
+        return float(self._s_P[i0 + best] + along[best]) - self._zero
+
+    def at(self, position_N: Array) -> Array:
+        """(N, 2) points at positions, beyond the ends straight on."""
+        s = np.asarray(position_N) + self._zero
+        i = np.clip(np.searchsorted(self._s_P, s, side="right") - 1, 0, len(self._step) - 1)
+        return self._long_P2[i] + self._step[i] * ((s - self._s_P[i]) / self._length[i])[:, None]
+
+    def crossing(self, line_22: Array, heading: float, reach_m: float = 0.0) -> float | None:
+        """Where the route runs over a stop line (its two ends), m; None if it passes more than `reach_m` beside it, or
+        in another direction than the traffic of that `heading` (rad), for which the line is."""
+        a, b = np.asarray(line_22, np.float64)
+        s = self.locate(0.5 * (a + b))
+        point, ahead = self.at(np.array([s - 0.5, s + 0.5]))
+        along = (ahead - point) / np.hypot(*(ahead - point))
+        left = np.array([-along[1], along[0]])
+        d = sorted((float((a - point) @ left), float((b - point) @ left)))
+        same_way = along[0] * np.cos(heading) + along[1] * np.sin(heading) > SAME_WAY
+        return s if same_way and d[0] <= reach_m and d[1] >= -reach_m else None
+
+    def value_at(self, position: float, value_P: Array) -> float:
+        """A value given per point of the scene's route, at a position: that of the last point passed."""
+        i = int(np.searchsorted(self.point_s_P, position + 1e-6, side="right")) - 1
+        return float(value_P[min(max(i, 0), len(value_P) - 1)])
+
+    def track(self, pose_N3: Array) -> Array:
+        """(N,) positions of a driven path, followed pose by pose."""
+        positions: list[float] = []
+        for point in np.asarray(pose_N3)[:, :2]:
+            positions.append(self.locate(point, positions[-1] if positions else None))
+        return np.array(positions)
