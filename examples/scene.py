@@ -19,28 +19,29 @@ from senna2.world.clip import load_clip, save_clip
 from senna2.world.scene import Expert as ExpertLog
 from senna2.world.scene import Scene, SceneMeta, Track
 from senna2.world.town.assets import make_asset
-from senna2.world.town.roads import LANE_OFFSETS, Street
-from senna2.world.town.street import Look, build_street
+from senna2.world.town.look import Look
+from senna2.world.town.network import Roads
+from senna2.world.town.street import build_roads
 
 
 def stalled_truck() -> Scene:
     """8 s at 10 Hz: the truck stands 60 m ahead; the expert brakes from 11 m/s at 2.4 m/s² and waits behind it."""
     rng = np.random.default_rng(0)
-    street, t = Street.draw(rng, "straight", 13.9), 0.1 * np.arange(81)
-    d, n, size = LANE_OFFSETS["right"], len(t), (8.0, 2.5, 3.2)
+    roads, t = Roads.draw(rng, "straight", 13.9), 0.1 * np.arange(81)
+    lane, n, size = roads.path("main", 1), len(t), (8.0, 2.5, 3.2)  # the right one of two lanes
     v = np.maximum(11.0 - 2.4 * np.maximum(t - 1.5, 0), 0.0)
     s = np.concatenate([[0.0], np.cumsum((v[1:] + v[:-1]) / 2) * 0.1])
     keep = np.full(n, Direction.STRAIGHT, np.int8)
     truck = Track(
-        "truck", AgentClass.TRUCK, "truck", *size, t, np.tile(street.line.world(60.0, d), (n, 1)), np.zeros(n),
+        "truck", AgentClass.TRUCK, "truck", *size, t, np.tile(lane.world(60.0, 0.0), (n, 1)), np.zeros(n),
         np.zeros(n, np.int8),
     )  # fmt: skip
     assets = {f"truck{suffix}": cloud for suffix, cloud in make_asset(AgentClass.TRUCK, *size, seed=1).items()}
-    route = street.line.offset(d)[::2]
+    route = lane.xy_P2[::2]
     return Scene(
-        SceneMeta("stalled-truck", "stalled_truck", "test", 0), build_street(street, Look.draw(rng), rng), assets,
-        (truck,), street.map(), Rig.default(), ExpertLog(t, street.line.world(s, d), v, keep, keep),
-        route, np.full(len(route), street.speed_limit),
+        SceneMeta("stalled-truck", "stalled_truck", "test", 0), build_roads(roads, Look.draw(rng), rng), assets,
+        (truck,), roads.lane_map(), Rig.default(), ExpertLog(t, lane.world(s, 0.0), v, keep, keep),
+        route, np.full(len(route), roads.speed_limit),
     ).validate()  # fmt: skip
 
 

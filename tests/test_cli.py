@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,10 +18,14 @@ import torch
 from senna2 import cli, doctor, registry
 from senna2.evaluate.results import validate_results
 from senna2.model.policy import DualSystem, PolicyConfig
+from senna2.model.vlm.qwen import DrivingVLM
+from senna2.recipes.measure import each_period
+from senna2.rollouts import drive
 from senna2.train.loop import TrainingError
 from senna2.types import Rig, Samples
-from senna2.world.clip import save_clip
+from senna2.world.clip import load_clip, save_clip
 from senna2.world.scene import Scene
+from senna2.world.town.families import EXTENDED
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,53 @@ def test_check_says_what_is_in_a_clip(run, whole_clip):
     assert told["cameras"] == list(Scene.fake().rig.names)
 
 
+def _colliding() -> Scene:
+    return Scene.fake(frames=40, leader_v=0.0, gap=15.0)
+
+
+def test_check_tells_what_is_wrong_and_exits_with_1(run, whole_clip, tmp_path):
+    save_clip(_colliding(), tmp_path / "crash")
+    code, out, _ = run("scene", "check", tmp_path / "crash")
+    assert code == 1
+    assert "error   expert: collides with leader at" in out
+    code, out, _ = run("scene", "check", tmp_path / "crash", "--json")
+    assert code == 1
+    told = json.loads(out)
+    assert (told["errors"], told["warnings"]) == (1, 0)
+    assert told["findings"][0].keys() == {"level", "where", "what", "fix"}
+    code, out, _ = run("scene", "check", whole_clip)
+    assert code == 0
+    assert "findings:\n  none" in out
+
+
+def test_check_takes_several_clips_and_folders_of_them(run, whole_clip, tmp_path):
+    save_clip(_colliding(), tmp_path / "all" / "crash")
+    save_clip(Scene.fake(frames=40), tmp_path / "all" / "quiet")
+    code, out, _ = run("scene", "check", whole_clip, tmp_path / "all", "--json")
+    assert code == 1
+    told = json.loads(out)
+    assert [Path(c["clip"]).name for c in told["clips"]] == ["street", "crash", "quiet"]
+    assert [c["errors"] for c in told["clips"]] == [0, 1, 0]
+    assert told["errors"] == 1
+    (tmp_path / "all" / "quiet" / "route.json").unlink()
+    code, out, line = run("scene", "check", whole_clip, tmp_path / "all", tmp_path / "nowhere", "--json")
+    assert code == 2
+    assert "nowhere: is not a clip folder" in line
+    assert len(json.loads(out)["clips"]) == 2
+
+
+def test_make_takes_a_set_and_a_duration(run, tmp_path):
+    words = ("scene", "make", "--set", "extended", "--seed", "3", "--duration", "4", "--out", tmp_path, "--json")
+    code, out, line = run(*words)
+    assert code == 0, line
+    (folder,) = json.loads(out)["clips"]
+    scene = load_clip(Path(folder))
+    assert scene.meta.family == EXTENDED[0]
+    assert scene.duration_s == pytest.approx(4.0)
+    assert Path(folder).name == f"{EXTENDED[0]}-3-4s"
+    assert run("scene", "check", folder)[0] == 0
+
+
 def test_make_writes_exactly_the_asked_clip(run, tmp_path):
     words = ("scene", "make", "--family", "empty_road", "--seed", "7", "--out", tmp_path, "--json")
     code, out, _ = run(*words)
@@ -99,6 +151,15 @@ def test_view_writes_a_picture(run, whole_clip, tmp_path):
     assert code == 0
     assert "sheet.png" in out
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["sheet.png"]
+
+
+def test_view_writes_a_film(run, whole_clip, tmp_path):
+    film = tmp_path / "deep" / "film.mp4"
+    code, out, line = run("scene", "view", whole_clip, "--out", film, "--scale", "2")
+    assert code == 0, line
+    assert "frames: 39" in out
+    assert [p.name for p in film.parent.iterdir()] == ["film.mp4"]
+    assert imageio_ffmpeg.count_frames_and_secs(film) == (39, pytest.approx(3.9))
 
 
 def test_eval_writes_valid_results(run, whole_clip, tmp_path):
@@ -125,6 +186,45 @@ def test_eval_writes_valid_results(run, whole_clip, tmp_path):
     assert results["policies"]["expert"]["open_loop"]["fde_m"]["value"] == 0
     assert results["policies"]["expert"]["closed_loop"]["cr"]["value"] == 0
     assert [p.name for p in out_file.parent.iterdir()] == ["r.json"]
+
+
+def test_eval_drives_once_a_vlm_period(run, whole_clip, tmp_path):
+    """Safety against VLM rate: a row a period, and one for the driver that has no VLM."""
+    torch.set_num_threads(1)
+    rig = load_clip(whole_clip).rig
+    policy = DualSystem(PolicyConfig(obs="state", dim=32, blocks=1), rig, vlm=DrivingVLM.tiny(seed=0))
+    policy.fit_basis(Samples.fake(64))
+    policy.save_pretrained(tmp_path / "senna2" / "policy", {})
+    out_file = tmp_path / "r.json"
+    words = ("eval", "closed", "--policy", tmp_path / "senna2" / "policy", "idm", "--scenes", whole_clip)
+    code, out, line = run(*words, "--out", out_file, "--workers", "0", "--vlm-period", "0.5", "2", "0.5")
+    assert code == 0, line
+    results = validate_results(json.loads(out_file.read_text()))
+    rows = ["senna2 (VLM 0.5 s)", "senna2 (VLM 2 s)", "idm"]
+    assert list(results["policies"]) == rows
+    assert [r for r in rows if r in out] == rows
+    assert {c["policy"] for c in results["clips"]} == set(rows)
+    assert {(c["a"], c["b"]) for c in results["comparisons"]} == {(rows[1], rows[0]), (rows[2], rows[1])}
+    for words_again, says in (
+        (("eval", "open", *words[2:], "--vlm-period", "1"), "--vlm-period: is for `eval closed`"),
+        ((*words, "--vlm-period", "0"), "--vlm-period 0: must be a positive"),
+        ((*words[:3], "idm", *words[5:], "--vlm-period", "1"), "none of ['idm'] has a VLM"),
+    ):
+        code, _, line = run(*words_again, "--out", tmp_path / "no.json")
+        assert (code, says in line) == (2, True), line
+    assert not (tmp_path / "no.json").exists()
+
+
+def test_a_period_asks_the_vlm_as_often_as_it_says(whole_clip, tmp_path):
+    clip = load_clip(whole_clip)
+    policy = DualSystem(PolicyConfig(obs="state", dim=32, blocks=1), clip.rig, vlm=DrivingVLM.tiny(seed=0))
+    policy.fit_basis(Samples.fake(64))
+    policy.save_pretrained(tmp_path / "p", {})
+    rows = each_period({"p": str(tmp_path / "p")}, [1.0])
+    driven = drive(rows["p (VLM 1 s)"](), clip, policy_name="p")
+    planned = np.arange(len(driven) - 1)
+    assert len(planned) > 12
+    np.testing.assert_allclose(driven.decision_age_F[:-1], 0.1 * (planned % 10), atol=1e-6)
 
 
 # ---------------------------------------------------------------- bad use
@@ -154,6 +254,9 @@ def test_eval_writes_valid_results(run, whole_clip, tmp_path):
         (("scene", "make", "--family", "parade", "--out", "x"), "--family parade: unknown; there are"),
         (("scene", "make", "--family", "parade", "--seed", "1", "--out", "x"), "--family parade: unknown"),
         (("scene", "make", "--split", "exam", "--out", "x"), "split 'exam' is unknown; there are"),
+        (("scene", "make", "--set", "town", "--out", "x"), "--set town: unknown; there are ['core', 'extended']"),
+        (("scene", "make", "--duration", "90", "--out", "x"), "duration_s"),
+        (("scene", "make", "--duration", "long", "--out", "x"), "argument --duration: invalid float value"),
     ],
 )
 def test_bad_use_is_one_line_and_code_2(run, tmp_path, monkeypatch, words, says):
@@ -174,7 +277,7 @@ def test_bad_use_is_one_line_and_code_2(run, tmp_path, monkeypatch, words, says)
             "--policy daydreamer: neither a registered policy nor a checkpoint folder; registered are",
         ),
         ("idm", "core/exam", "split 'exam' is unknown"),
-        ("idm", "nowhere", "--scenes nowhere: neither a folder nor a split (core/train"),
+        ("idm", "nowhere", "--scenes nowhere: neither a folder nor SET/SPLIT (sets: core"),
         ("idm", "empty", "holds no clip"),
     ],
 )
@@ -320,7 +423,8 @@ def test_results_that_cannot_be_written_are_refused_at_once(run, whole_clip, tmp
 def test_pictures_and_clips_that_cannot_be_written_are_named(run, whole_clip, tmp_path):
     assert run("scene", "view", whole_clip, "--out", tmp_path / "sheet.txt")[0::2] == (
         2,
-        f"senna2: --out {tmp_path / 'sheet.txt'}: the picture is a PNG; give a name that ends in .png",
+        f"senna2: --out {tmp_path / 'sheet.txt'}: the picture is a PNG, the film an MP4; give a name that ends in .png "
+        "or .mp4",
     )
     (tmp_path / "file").write_text("")
     code, _, line = run("scene", "make", "--seed", "1", "--out", tmp_path / "file")

@@ -17,6 +17,7 @@ from senna2.types import (
     Direction,
     EgoState,
     InputError,
+    LaneKind,
     Observation,
     Samples,
     StateObservation,
@@ -55,6 +56,25 @@ def test_naive_driver_changes_lane_when_told_and_looks_at_nobody() -> None:
     assert y == pytest.approx(3.5, abs=0.05)
     assert 22 < x <= 24
     assert end(Naive(), seen(8.0, route_y=3.5))[1] == 0.0
+
+
+def test_naive_driver_ends_what_it_was_told_to_begin_even_when_the_command_is_over() -> None:
+    naive = Naive()
+    naive.reset(ClipMeta.fake(), 0)
+    naive.act(dataclasses.replace(seen(8.0, route_y=3.5), navigation=Direction.CHANGE_LEFT))
+    half_way = naive.act(seen(8.0, route_y=1.7)).trajectory.points_T2
+    assert half_way[-1, 1] == pytest.approx(1.7, abs=0.05)
+    naive.reset(ClipMeta.fake(), 0)  # another clip, without a command
+    assert naive.act(seen(8.0, route_y=1.7)).trajectory.points_T2[-1, 1] == 0.0
+
+
+def test_naive_driver_keeps_its_speed_through_the_change() -> None:
+    told = dataclasses.replace(seen(8.0, (12, 0, 0, 4.5, 1.8, 0), route_y=3.5), navigation=Direction.CHANGE_LEFT)
+    naive = Naive()
+    naive.reset(ClipMeta.fake(), 0)
+    points = naive.act(told).trajectory.points_T2
+    steps = np.hypot(*np.diff(points, axis=0).T) / 0.1
+    assert steps == pytest.approx(8.0, abs=0.1)
 
 
 def test_expert_plan_is_the_recording_and_its_prolongation() -> None:
@@ -126,6 +146,37 @@ def test_idm_stops_behind_a_standing_car_and_stays(v: float) -> None:
 def test_idm_brakes_for_what_reaches_into_its_corridor(box: tuple[float, ...], brakes: bool) -> None:
     free, hindered = end(Idm(), seen(8.0)), end(Idm(), seen(8.0, box))
     assert (hindered[0] < free[0] - 2) == brakes
+
+
+def red_line(observation: Observation, x: float, y: tuple[float, float] = (-1.75, 1.75)) -> Observation:
+    """The same with the stop line of a red light across the road at x."""
+    state = observation.state
+    assert state is not None
+    lanes, kinds = state.lanes_LP2.copy(), state.lane_kinds_L.copy()
+    lanes[1] = np.stack([np.full(lanes.shape[1], x), np.linspace(*y, lanes.shape[1])], -1)
+    kinds[1] = LaneKind.RED_STOP_LINE
+    return dataclasses.replace(observation, state=dataclasses.replace(state, lanes_LP2=lanes, lane_kinds_L=kinds))
+
+
+def test_idm_stops_before_a_red_light_s_line_on_its_way_only() -> None:
+    free = end(Idm(), seen(8.0))
+    assert end(Idm(), red_line(seen(8.0), 25.0))[0] < free[0] - 2
+    assert end(Idm(), red_line(seen(8.0), 25.0, (4.0, 7.0))) == pytest.approx(free)  # another street's
+    assert end(Idm(), red_line(seen(8.0), -2.0)) == pytest.approx(free)  # passed
+    assert end(Idm(), red_line(seen(8.0), 6.0)) == pytest.approx(free)  # turned red too late to stop
+
+
+def test_idm_stands_before_the_line_and_goes_when_it_is_green() -> None:
+    x, v, policy = 0.0, 8.0, Idm()
+    policy.reset(ClipMeta.fake(), 0)
+    for _ in range(200):
+        points = policy.act(red_line(seen(v), 40.0 - x)).trajectory.points_T2
+        v = float(points[0, 0]) / 0.1
+        x += float(points[0, 0])
+    front = x + 3.7
+    assert 38.0 < front < 40.0
+    assert v < 0.1
+    assert end(policy, seen(v))[0] > 3.0
 
 
 def test_idm_slows_for_a_bend() -> None:

@@ -43,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--from", dest="start", type=Path, metavar="CKPT", help="checkpoint folder to start from")
     train.add_argument("--data", type=Path, metavar="DIR", help="samples (stages 1, 2) or clips (stage 3); "
                        "default: generated beside --out")  # fmt: skip
+    train.add_argument("--vlm", metavar="VLM", help="start from this Qwen-VL: a folder, or its name on the hub "
+                       "(default: the recipe's)")  # fmt: skip
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--seed", type=_at_least(0))
     train.add_argument("--workers", type=_at_least(0))
@@ -58,6 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--scenes", required=True, metavar="S", help="a clip folder, a folder of them, or a split (core/test)"
     )
     evaluate.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    evaluate.add_argument("--vlm-period", type=float, nargs="+", default=[], metavar="S",
+                          help="with closed: seconds between two ticks of the VLM, a row of results for each "
+                          "(default: the checkpoint's own)")  # fmt: skip
     evaluate.add_argument("--limit", type=_at_least(1), help="at most so many clips")
     evaluate.add_argument("--seed", type=_at_least(0), default=0)
     evaluate.add_argument("--workers", type=_at_least(0))
@@ -70,23 +75,59 @@ def build_parser() -> argparse.ArgumentParser:
     scene = verbs.add_parser("scene", help="clips: make, dress a recorded log, check, view")
     kinds = scene.add_subparsers(dest="action", required=True, metavar="ACTION")
     make = kinds.add_parser("make", help="generate clips of the town")
-    make.add_argument("--family", help="a scenario family (default: all in turn)")
+    make.add_argument("--family", help="a scenario family (default: those of --set in turn)")
+    make.add_argument("--set", dest="group", default="core", metavar="SET", help="core (default) or extended")
     make.add_argument("--split", default="test")
     make.add_argument("--count", type=_at_least(1), default=1)
     make.add_argument("--seed", type=_at_least(0), help="one clip of exactly this scene seed")
+    make.add_argument("--duration", type=float, metavar="S", help="length in s, up to 40 (default: the family's)")
     make.add_argument("--out", type=Path, required=True)
     make.add_argument("--json", action="store_true")
     dress = kinds.add_parser("dress", help="a recorded log's tracks and map as a drivable 3DGS clip")
     dress.add_argument("log", type=Path, help="a MetaDrive/ScenarioNet .pkl file or an Argoverse 2 log folder")
     dress.add_argument("--out", type=Path, required=True, metavar="CLIP_DIR")
     dress.add_argument("--json", action="store_true")
-    check = kinds.add_parser("check", help="load a clip, validate it and print what is in it")
-    check.add_argument("clip", type=Path)
-    check.add_argument("--json", action="store_true")
-    view = kinds.add_parser("view", help="render a clip's cameras along the expert's drive to a PNG")
+    check = kinds.add_parser("check", help="load clips and say what is in them and what is wrong with them")
+    check.add_argument("clip", type=Path, nargs="+", help="clip folders, or folders of them")
+    check.add_argument("--json", action="store_true", help="one object: the clip's, or of several {clips: [...]}")
+    check.description = "Exit codes: 0 no error found, 1 an error in a clip, 2 a folder that cannot be read."
+    view = kinds.add_parser("view", help="a clip's cameras along the expert's drive: stills (.png) or a film (.mp4)")
     view.add_argument("clip", type=Path)
-    view.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    view.add_argument("--out", type=Path, required=True, metavar="FILE.png|FILE.mp4")
     view.add_argument("--scale", type=float, default=3.0, help="resolution against the rig's")
+    sheet = kinds.add_parser("sheet", help="a contact sheet: a clip of each family, three instants, 640 x 360")
+    sheet.add_argument("--set", dest="group", default="core", metavar="SET", help="core (default) or extended")
+    sheet.add_argument("--family", nargs="+", default=[], help="these families instead")
+    sheet.add_argument("--split", default="val")
+    sheet.add_argument("--number", type=_at_least(0), default=0, help="which clip of each family")
+    sheet.add_argument("--out", type=Path, required=True, metavar="FILE.jpg")
+    sheet.add_argument("--workers", type=_at_least(0))
+    hard = kinds.add_parser("difficulty", help="how often naive, IDM and expert fail in each family; labels; ceiling")
+    hard.add_argument("--set", dest="group", default="core", metavar="SET", help="core (default) or extended")
+    hard.add_argument("--family", nargs="+", default=[], help="these families instead")
+    hard.add_argument("--split", default="tune")
+    hard.add_argument("--count", type=_at_least(1), default=24, help="clips a family")
+    hard.add_argument("--out", type=Path, metavar="FILE.json")
+    hard.add_argument("--workers", type=_at_least(0))
+    hard.add_argument("--json", action="store_true")
+    hard.description = "Exit code 1 if a family breaks a rule (docs/world.md)."
+
+    data = verbs.add_parser("data", help="samples: inspect, export for fine-tuning tools")
+    deeds = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    inspect = deeds.add_parser("inspect", help="counts per class and family, share UNKNOWN, sizes")
+    inspect.add_argument("data", type=Path, metavar="SAMPLES_DIR")
+    inspect.add_argument("--json", action="store_true")
+    export = deeds.add_parser("export", help="front frames and question-answer pairs for a fine-tuning tool")
+    export.add_argument("--format", dest="form", required=True, choices=("llamafactory", "swift", "trl"))
+    export.add_argument("--data", type=Path, required=True, metavar="SAMPLES_DIR")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    export.add_argument("--kinds", nargs="+", default=[], metavar="KIND",
+                        choices=("scene", "lights", "vulnerable", "intention", "explanation"),
+                        help="asked beside the decision: %(choices)s")  # fmt: skip
+    export.add_argument("--images", dest="encoding", choices=("png", "jpg"), default="png")
+    export.add_argument("--limit", type=_at_least(1), help="at most so many frames")
+    export.add_argument("--seed", type=_at_least(0), default=0)
+    export.add_argument("--json", action="store_true")
 
     doctor = verbs.add_parser("doctor", help="versions, hardware, renderer and a fix for each problem")
     doctor.add_argument("--json", action="store_true")
@@ -133,7 +174,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         from senna2.recipes.stages import train_verb
 
         done = train_verb(args.stage, args.recipe, start=args.start, data=args.data, out=args.out, seed=args.seed,
-                          workers=args.workers, resume=args.resume)  # fmt: skip
+                          workers=args.workers, resume=args.resume, vlm=args.vlm)  # fmt: skip
         return _emit(done, args.json)
     if args.verb == "eval":
         from senna2.recipes.measure import eval_verb
@@ -146,6 +187,7 @@ def _dispatch(args: argparse.Namespace) -> int:
             limit=args.limit,
             seed=args.seed,
             workers=args.workers,
+            vlm_periods_s=args.vlm_period,
         )
         return _emit(done, args.json)
     if args.verb == "label":
@@ -158,14 +200,35 @@ def _dispatch(args: argparse.Namespace) -> int:
         from senna2.recipes import clips
 
         if args.action == "make":
-            done = clips.make_verb(args.out, family=args.family, split=args.split, count=args.count, seed=args.seed)
+            done = clips.make_verb(args.out, family=args.family, split=args.split, count=args.count, seed=args.seed,
+                                   group=args.group, duration_s=args.duration)  # fmt: skip
         elif args.action == "dress":
             done = clips.dress_verb(args.log, args.out)
         elif args.action == "check":
-            done = clips.check_verb(args.clip)
+            return _tell_findings(*clips.check_clips(args.clip), args.json)
+        elif args.action == "sheet":
+            from senna2.recipes.sheet import sheet_verb
+
+            done = sheet_verb(args.group, args.family, args.out, split=args.split, number=args.number,
+                              workers=args.workers)  # fmt: skip
+        elif args.action == "difficulty":
+            from senna2.recipes.difficulty import difficulty_verb, table
+
+            done = difficulty_verb(args.group, args.family, args.out, split=args.split, count=args.count,
+                                   workers=args.workers)  # fmt: skip
+            print(json.dumps(done) if args.json else "\n".join([table(done), "", *done["findings"]]))
+            return 1 if done["findings"] else 0
         else:
             done = clips.view_verb(args.clip, args.out, scale=args.scale)
         return _emit(done, getattr(args, "json", False))
+    if args.verb == "data":
+        from senna2.recipes import dataset
+
+        if args.action == "inspect":
+            return _emit(dataset.inspect_verb(args.data), args.json)
+        done = dataset.export_verb(args.data, args.out, args.form, kinds=args.kinds, seed=args.seed,
+                                   encoding=args.encoding, limit=args.limit)  # fmt: skip
+        return _emit(done, args.json)
     if args.verb == "doctor":
         from senna2.doctor import doctor
 
@@ -176,6 +239,20 @@ def _dispatch(args: argparse.Namespace) -> int:
 
     kinds = [args.kind] if args.kind else sorted(BUILT_IN)
     return _emit({kind: listing(kind) for kind in kinds}, args.json)
+
+
+def _tell_findings(checked: list[dict[str, Any]], unreadable: list[InputError], as_json: bool) -> int:
+    """What was found in each clip. Exit code 2 if one could not be read, 1 if one has an error."""
+    if as_json and checked:
+        totals = {name: sum(clip[name] for clip in checked) for name in ("errors", "warnings")}
+        print(json.dumps(checked[0] if len(checked) == 1 and not unreadable else {"clips": checked, **totals}))
+    for clip in () if as_json else checked:
+        lines = [f"{f['level']:7s} {f['where']}: {f['what']} ({f['fix']})" for f in clip["findings"]]
+        _emit({**clip, "findings": lines or ["none"]}, False)
+        print()
+    for bad in unreadable:
+        print(f"senna2: {bad}", file=sys.stderr)
+    return 2 if unreadable else int(any(clip["errors"] for clip in checked))
 
 
 def _at_least(least: int) -> Callable[[str], int]:

@@ -20,10 +20,12 @@ from senna2.types import (
     Decision,
     Direction,
     InputError,
+    LaneKind,
     Observation,
     Plan,
     Plans,
     Samples,
+    StateObservation,
     Trajectory,
     VehicleShape,
 )
@@ -49,11 +51,20 @@ class ConstantVelocity:
 
 
 class Naive(ConstantVelocity):
-    """Constant velocity that makes a commanded lane change at constant speed without looking; it must fail where a
-    clip family asks for care (EVALUATION.md, Statistics)."""
+    """Constant velocity that carries out a commanded lane change at constant speed without looking: from the command
+    on it keeps to the told route. It must fail where a clip family asks for care (EVALUATION.md, Statistics)."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def reset(self, meta: ClipMeta, seed: int) -> None:
+        self._told = False
 
     def act(self, observation: Observation) -> Plan:
-        if observation.navigation not in LANE_CHANGES or observation.state is None:
+        # It has begun before the expert, who waits; that the command ends where the expert was done must not leave it
+        # between two lanes: what it does wrong is not to look, nothing else.
+        self._told |= observation.navigation in LANE_CHANGES
+        if not self._told or observation.state is None:
             return super().act(observation)
         path = route_path(observation.state.route_R2, observation.v)
         way = observation.v * PLAN_DT * np.arange(1, PLAN_STEPS + 1)
@@ -102,10 +113,13 @@ class IdmParameters:
     curve_accel: float = 1.8  # lateral acceleration accepted in bends
     margin: float = 0.3  # beside the ego's width, for what counts as in the way
     unknown_limit: float = 13.9
+    line_gap: float = 1.0  # where to stand before a stop line
+    line_brake: float = 4.0  # a light that turned so late that stopping asks for more is passed
 
 
 class Idm:
-    """Keeps to the line of the route; its speed by IDM on the nearest box that reaches into the route's corridor.
+    """Keeps to the line of the route; its speed by IDM on the nearest box that reaches into the route's corridor, or
+    on the stop line of a red light.
 
     It never changes lane on its own, looks at nobody beside the corridor and takes every agent to keep its speed.
     """
@@ -126,6 +140,9 @@ class Idm:
         path = route_path(state.route_R2, observation.v)
         limit = observation.speed_limit if math.isfinite(observation.speed_limit) else self._p.unknown_limit
         gap, leader_v = self._leader(path, state.boxes_A6[state.classes_A >= 0])
+        line_gap = self._red_line(path, state, observation.v)
+        if line_gap < gap:
+            gap, leader_v = line_gap, 0.0
         way = self._drive(observation.v, limit, path, gap, leader_v)
         points, _ = sample_polyline(path, way)
         return Plan(Trajectory(points, PLAN_DT))
@@ -153,6 +170,18 @@ class Idm:
                 best = nearest - self._shape.front
                 leader_v = max(float(box[5]) * math.cos(float(box[2]) - heading), 0.0)
         return best, leader_v
+
+    def _red_line(self, path_P2: Array, state: StateObservation, v: float) -> float:
+        """Free way before the nearest red stop line that the path crosses, as if somebody stood behind it; or inf."""
+        p, best = self._p, math.inf
+        for line_P2 in state.lanes_LP2[state.lane_kinds_L == LaneKind.RED_STOP_LINE].astype(np.float64):
+            s, offset = project_to_polyline(line_P2, path_P2)
+            nearest = int(np.argmin(np.abs(offset)))
+            way = float(s[nearest]) - self._shape.front
+            crossed = abs(offset[nearest]) < self._shape.width and s[nearest] > 0
+            if crossed and way > 0 and v**2 / (2 * way) <= p.line_brake:
+                best = min(best, way + p.min_gap - p.line_gap)
+        return best
 
     def _drive(self, v: float, limit: float, path_P2: Array, gap: float, leader_v: float) -> Array:
         """Way (T,) at each plan point, by integrating the model at 0.1 s."""

@@ -1,6 +1,7 @@
 """The clip folder: exact round trip, and one clear line for whatever is wrong with it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from senna2.types import InputError
-from senna2.world.clip import clip_info, find_clips, load_clip, save_clip
-from senna2.world.scene import Scene
+from senna2.world.clip import clip_info, find_clips, load_clip, read_rig, save_clip
+from senna2.world.gaussians import GaussianCloud
+from senna2.world.scene import Light, Scene, Signal, Trigger
 from senna2.world.town.families import make_scene
 
 
@@ -33,18 +35,13 @@ def assert_equal(a: Scene, b: Scene) -> None:
     np.testing.assert_array_equal(a.speed_limit_P, b.speed_limit_P)
     assert len(a.tracks) == len(b.tracks)
     for s, t in zip(a.tracks, b.tracks, strict=True):
-        for name in ("id", "agent_class", "asset", "length", "width", "height", "controller"):
+        for name in ("id", "agent_class", "asset", "length", "width", "height", "controller", "trigger"):
             assert getattr(s, name) == getattr(t, name)
         for name in ("t_T", "pose_T3", "v_T", "lights_T"):
             np.testing.assert_array_equal(getattr(s, name), getattr(t, name))
     for s, t in zip(a.map.lanes, b.map.lanes, strict=True):
-        assert (s.id, s.successors, s.left, s.right, s.in_junction) == (
-            t.id,
-            t.successors,
-            t.left,
-            t.right,
-            t.in_junction,
-        )
+        for name in ("id", "successors", "left", "right", "in_junction", "kind"):
+            assert getattr(s, name) == getattr(t, name)
         np.testing.assert_equal(s.speed_limit, t.speed_limit)
         np.testing.assert_array_equal(s.centre_P2, t.centre_P2)
         np.testing.assert_array_equal(s.polygon_Q2, t.polygon_Q2)
@@ -52,6 +49,10 @@ def assert_equal(a: Scene, b: Scene) -> None:
         for s, t in zip(getattr(a.map, name), getattr(b.map, name), strict=True):
             np.testing.assert_array_equal(s, t)
     assert (a.map.drivable_known, a.map.lanes_complete) == (b.map.drivable_known, b.map.lanes_complete)
+    for s, t in zip(a.signals, b.signals, strict=True):
+        assert (s.id, s.asset, s.lanes) == (t.id, t.asset, t.lanes)
+        for name in ("pose_3", "stop_line_22", "t_T", "state_T"):
+            np.testing.assert_array_equal(getattr(s, name), getattr(t, name))
     for c, d in zip(a.rig.cameras, b.rig.cameras, strict=True):
         np.testing.assert_array_equal(c.cam_to_ego_44, d.cam_to_ego_44)
         assert (c.name, c.width, c.height, c.fx, c.fy, c.cx, c.cy, c.near, c.history_s) == (
@@ -83,6 +84,109 @@ def test_round_trip_keeps_what_is_unknown(tmp_path: Path) -> None:
     save_clip(bare, tmp_path / "clip")
     assert clip_info(tmp_path / "clip")["drivable"] == "unknown"
     assert_equal(bare, load_clip(tmp_path / "clip"))
+
+
+def junction() -> Scene:
+    """Two lights, a cycle lane, a triggered and a plain agent, rain; numbers that no decimal writes exactly."""
+    scene, third = Scene.fake(), 1 / 3
+    n = len(scene.expert.t_E)
+    lights = tuple(
+        Signal(name, "signal", np.array([third + i, -2.0, np.pi / 7]), np.array([(third, i), (2.0, -third)]),
+               ("right", "left")[:lanes], third * np.arange(len(states)), np.array(states, np.int8))
+        for i, (name, lanes, states) in enumerate(
+            [("s0", 2, (Light.RED, Light.GREEN, Light.AMBER, Light.RED)), ("s1", 0, (Light.GREEN,))]
+        )
+    )  # fmt: skip
+    first = scene.tracks[0]
+    walker = replace(first, id="walker", trigger=Trigger(third, -1e-17, 2 * third), t_T=first.t_T + third)
+    lanes = (*scene.map.lanes[:1], replace(scene.map.lanes[1], kind="cycle"))
+    assets = {**scene.assets, **{f"signal{e}": GaussianCloud.fake(4) for e in ("", ".red", ".amber", ".green")}}
+    assert n > 10
+    return replace(scene, assets=assets, tracks=(first, walker), signals=lights, map=replace(scene.map, lanes=lanes),
+                   meta=replace(scene.meta, weather="rain"))  # fmt: skip
+
+
+def test_round_trip_of_lights_triggers_and_cycle_lanes(tmp_path: Path) -> None:
+    save_clip(junction(), tmp_path / "clip")
+    back = load_clip(tmp_path / "clip")
+    assert_equal(junction(), back)
+    assert back.signals[0].at(0.4) == Light.GREEN
+    columns = pq.read_table(tmp_path / "clip" / "tracks.parquet")
+    n = len(junction().tracks[0].t_T)
+    assert columns["trigger_x"].null_count == n  # of the plain agent: null, not NaN
+    assert np.isfinite(columns["trigger_x"].to_numpy()[n:]).all()
+
+
+def test_older_folders_still_load(folder: Path) -> None:
+    """Before lights, triggers and cycle lanes were written."""
+    tracks, data = pq.read_table(folder / "tracks.parquet"), json.loads((folder / "map.json").read_text())
+    pq.write_table(tracks.drop_columns(["trigger_x", "trigger_y", "trigger_s"]), folder / "tracks.parquet")
+    del data["signals"]
+    for lane in data["lanes"]:
+        del lane["kind"]
+    (folder / "map.json").write_text(json.dumps(data))
+    assert_equal(Scene.fake(), load_clip(folder))
+
+
+def _set(path: Path, column: str, values: list[object]) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(column), column, [values]), path)
+
+
+@pytest.mark.parametrize(("name", "column", "change", "message"), [
+    ("tracks.parquet", "trigger_x", lambda v: [None] * len(v), r"track 'walker': columns trigger_x.*together"),
+    ("tracks.parquet", "trigger_s", lambda v: [np.inf] * len(v), r"tracks.parquet: column 'trigger_s' holds infinity"),
+    ("tracks.parquet", "trigger_y", lambda v: ["x"] * len(v), r"tracks.parquet: column 'trigger_y' must hold numbers"),
+    ("signals.parquet", "t", lambda v: [np.nan] * len(v), r"signals.parquet: column 't' holds NaN"),
+    ("signals.parquet", "t", lambda v: [0.0] * len(v), r"signals.parquet: signal 's0': column 't' must increase"),
+    ("signals.parquet", "state", lambda v: ["BLUE"] * len(v), r"signals.parquet: column 'state' holds 'BLUE'"),
+    ("signals.parquet", "id", lambda v: ["s1"] * len(v), r"signals.parquet: has no row of signal 's0'"),
+    ("signals.parquet", "id", lambda v: [*v[:3], "s9", v[-1]], r"column 'id' holds \['s9'\], which map.json"),
+])  # fmt: skip
+def test_bad_lights_and_triggers_are_named(
+    tmp_path: Path, name: str, column: str, change: Callable[[list[object]], list[object]], message: str
+) -> None:
+    save_clip(junction(), tmp_path / "clip")
+    path = tmp_path / "clip" / name
+    _set(path, column, change(pq.read_table(path)[column].to_pylist()))
+    with pytest.raises(InputError, match=message):
+        load_clip(tmp_path / "clip")
+
+
+@pytest.mark.parametrize(("keys", "value", "message"), [
+    (("signals",), {"s0": 1}, r"map.json: signals: must be a list"),
+    (("signals", 0), "s0", r"map.json: signals\[0\]: must be an object"),
+    (("signals", 0, "pose"), [1, 2], r"map.json: signals\[0\]: field 'pose' has shape \(2,\)"),
+    (("signals", 1, "stop_line"), [[1, 2], [3]], r"map.json: signals\[1\]: field 'stop_line' must hold numbers"),
+    (("signals", 1, "stop_line"), [[1, 2], [3, None]], r"map.json: signals\[1\]: field 'stop_line'"),
+    (("signals", 0, "asset"), "lamp", r"signal s0: asset 'lamp' is not in the clip"),
+    (("lanes", 0, "kind"), "tram", r"map.json: lanes\[0\]: field 'kind' is 'tram', expected one of car, cycle"),
+])  # fmt: skip
+def test_bad_lights_in_the_map_are_named(tmp_path: Path, keys: tuple, value: object, message: str) -> None:
+    save_clip(junction(), tmp_path / "clip")
+    path = tmp_path / "clip" / "map.json"
+    data = json.loads(path.read_text())
+    inner = data
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=message):
+        load_clip(tmp_path / "clip")
+
+
+def test_unknown_weather_is_named(folder: Path) -> None:
+    info = json.loads((folder / "clip.json").read_text())
+    (folder / "clip.json").write_text(json.dumps({**info, "weather": "hail"}))
+    with pytest.raises(InputError, match="weather: 'hail' is unknown; there are"):
+        load_clip(folder)
+
+
+def test_the_cameras_alone_can_be_read(folder: Path) -> None:
+    assert read_rig(folder).names == Scene.fake().rig.names
+    (folder / "rig.json").unlink()
+    with pytest.raises(InputError, match=r"rig.json: is missing"):
+        read_rig(folder)
 
 
 def test_the_folder_holds_what_the_contract_says(folder: Path) -> None:

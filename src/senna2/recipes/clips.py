@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from senna2.types import AgentClass, InputError
 from senna2.workers import run_jobs
-from senna2.world.clip import clip_info, load_clip, save_clip
-from senna2.world.town.families import FAMILIES, make_scene, split_scenes
+from senna2.world.check import check_scene
+from senna2.world.clip import clip_info, find_clips, load_clip, save_clip
+from senna2.world.town.families import CORE, FAMILIES, SETS, make_scene, split_scenes
 
 
-def make_clips(split: str, count: int, out: Path, families: Sequence[str] = (), *, workers: int = 0) -> list[Path]:
-    """`count` generated clips of a split, families in turn, as folders of `out`; those that exist are kept."""
+def make_clips(
+    split: str,
+    count: int,
+    out: Path,
+    families: Sequence[str] = (),
+    *,
+    workers: int = 0,
+    duration_s: float | None = None,
+) -> list[Path]:
+    """`count` generated clips of a split, families (by default the core ones) in turn, as folders of `out`; those that
+    exist are kept. duration_s: longer or shorter than the family's story."""
     _known(families)
-    wanted = set(families) or set(FAMILIES)
-    chosen = [s for s in split_scenes(split, count * len(FAMILIES)) if s[0] in wanted][:count]
-    jobs = [(family, seed, split, out) for family, seed in chosen]
+    chosen = split_scenes(split, count, tuple(families) or CORE)
+    jobs = [(family, seed, split, out, duration_s) for family, seed in chosen]
     return run_jobs(_make_one, jobs, workers=workers, label=f"clips {split}")
 
 
-def _make_one(family: str, seed: int, split: str, out: Path) -> Path:
-    folder = out / f"{family}-{seed}"
+def _make_one(family: str, seed: int, split: str, out: Path, duration_s: float | None = None) -> Path:
+    folder = out / (f"{family}-{seed}" if duration_s is None else f"{family}-{seed}-{duration_s:g}s")
     if not (folder / "clip.json").is_file():
-        save_clip(make_scene(family, seed, split), folder)
+        save_clip(make_scene(family, seed, split, duration_s=duration_s), folder)
     return folder
 
 
@@ -39,17 +48,28 @@ def _known(families: Sequence[str]) -> None:
             raise InputError(f"--family {family}: unknown; there are {list(FAMILIES)}")
 
 
-def make_verb(out: Path, *, family: str | None, split: str, count: int, seed: int | None) -> dict[str, Any]:
-    families = [] if family is None else [family]
+def families_of(group: str, families: Sequence[str]) -> tuple[str, ...]:
+    """The named families, or those of a set if none is named. Raises `InputError` for unknown names."""
+    if group not in SETS:
+        raise InputError(f"--set {group}: unknown; there are {list(SETS)}")
+    _known(families)
+    return tuple(families) or SETS[group]
+
+
+def make_verb(
+    out: Path, *, family: str | None, split: str, count: int, seed: int | None, group: str = "core",
+    duration_s: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`group`: the set whose families take turns if none is named."""
+    families = families_of(group, () if family is None else (family,))
     if count < 1:
         raise InputError(f"--count {count}: must be at least 1")
     if seed is not None and count != 1:
         raise InputError(f"--seed {seed}: names one clip; drop --count {count}")
     if seed is None:
-        made = make_clips(split, count, out, families)
+        made = make_clips(split, count, out, families, duration_s=duration_s)
     else:
-        _known(families)
-        made = [_make_one(family or FAMILIES[0], seed, split, out)]
+        made = [_make_one(families[0], seed, split, out, duration_s)]
     return {"clips": [str(p) for p in made]}
 
 
@@ -63,46 +83,66 @@ def dress_verb(log: Path, out: Path) -> dict[str, Any]:
 
 
 def check_verb(folder: Path) -> dict[str, Any]:
-    """Load with every validation, and say what is in the clip."""
+    """What is in a clip, and what is wrong with it. Raises `InputError` for a folder that cannot be read."""
     scene = load_clip(folder)
     classes = Counter(AgentClass(t.agent_class).name.lower() for t in scene.tracks)
-    info = clip_info(folder)
+    found = check_scene(scene)
     return {
         "clip": str(folder),
         "name": scene.meta.name,
         "family": scene.meta.family,
         "split": scene.meta.split,
         "duration_s": round(scene.duration_s, 2),
+        "weather": scene.meta.weather,
         "gaussians": len(scene.background),
         "agents": dict(sorted(classes.items())),
+        "lights": len(scene.signals),
         "lanes": len(scene.map.lanes),
-        "drivable": info["drivable"],
+        "drivable": clip_info(folder)["drivable"],
         "kerbs": len(scene.map.kerbs),
         "cameras": list(scene.rig.names),
+        "errors": sum(f.level == "error" for f in found),
+        "warnings": sum(f.level == "warning" for f in found),
+        "findings": [dataclasses.asdict(f) for f in found],
     }
 
 
+def check_clips(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], list[InputError]]:
+    """`check_verb` of every clip folder named or directly inside a folder named, and why others cannot be read."""
+    checked, unreadable = [], []
+    for path in paths:
+        inside = [path] if (path / "clip.json").exists() or not path.is_dir() else _clips_inside(path)
+        for folder in inside:
+            try:
+                checked.append(check_verb(folder))
+            except InputError as bad:
+                unreadable.append(bad)
+    return checked, unreadable
+
+
+def _clips_inside(path: Path) -> list[Path]:
+    try:
+        return find_clips(path)
+    except InputError:
+        return [path]  # then `check_verb` says why it is none
+
+
 def view_verb(folder: Path, out: Path, *, scale: float, frames: int = 4) -> dict[str, Any]:
-    """A contact sheet: every camera (columns) at some instants of the expert's drive (rows)."""
-    from senna2.report.video import scaled_rig
-    from senna2.world.sim import Simulator
+    """Stills (a name in .png) or a film (.mp4) of the expert's drive through a clip's cameras."""
+    from senna2.report.clip_video import clip_sheet, clip_video
 
     if not 0.1 <= scale <= 16:
         raise InputError(f"--scale {scale}: must lie between 0.1 and 16")
-    if out.suffix != ".png":
-        raise InputError(f"--out {out}: the picture is a PNG; give a name that ends in .png")
+    if out.suffix not in (".png", ".mp4"):
+        raise InputError(f"--out {out}: the picture is a PNG, the film an MP4; give a name that ends in .png or .mp4")
     scene = load_clip(folder)
-    simulator = Simulator(scaled_rig(scene, scale))
-    rows = []
-    for t in np.linspace(0, scene.duration_s - 0.5, frames).round(1):
-        images = simulator.observe(simulator.reset(t_s=float(t)), images=True, state_obs=False).images
-        height = max(v.shape[1] for v in images.values())
-        row = [np.pad(v[-1], ((0, height - v.shape[1]), (0, 4), (0, 0))) for v in images.values()]
-        rows.append(np.concatenate(row, 1))
+    if out.suffix == ".mp4":
+        return {"video": str(out), "frames": clip_video(out, scene, scale)}
+    sheet = clip_sheet(scene, scale, frames)
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.stem}.{os.getpid()}.png")
     try:
-        Image.fromarray(np.concatenate(rows)).save(fresh)
+        Image.fromarray(sheet).save(fresh)
         os.replace(fresh, out)
     finally:
         fresh.unlink(missing_ok=True)

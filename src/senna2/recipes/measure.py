@@ -28,6 +28,7 @@ from senna2.rollouts import PolicySpec, drive_several, plan_samples
 from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape
 from senna2.workers import run_jobs
 from senna2.world.clip import clip_meta, find_clips
+from senna2.world.town.families import SETS, SPLITS
 
 DEFAULT_CLIPS = 60
 FORCED = (Speed.ACCELERATE, Speed.KEEP, Speed.DECELERATE)
@@ -156,10 +157,9 @@ def _configured(spec: str, vlm_period_s: float | None, forced: Decision | None) 
 
 def configured(spec: str, *, vlm_period_s: float | None = None, forced: Decision | None = None) -> Any:
     """A checkpoint's policy with its VLM period or a forced decision set (picklable by `functools.partial`)."""
-    policy = make_policy(spec)
+    policy = make_policy(spec, forced=forced)
     if vlm_period_s is not None:
         policy.memory.period_s = vlm_period_s
-    policy.forced = forced
     return policy
 
 
@@ -170,17 +170,17 @@ def _expert_plans(samples: Samples) -> Plans:
 
 
 def resolve_scenes(scenes: str, out: Path, *, limit: int | None, workers: int) -> list[Path]:
-    """`--scenes`: a clip folder, a folder of them, or a generated split such as `core/test`."""
+    """`--scenes`: a clip folder, a folder of them, or a generated set and split such as `core/test`."""
     path = Path(scenes)
     if path.exists():
         clips = find_clips(path)
-    elif scenes.count("/") == 1 and scenes.split("/")[0] == "core":
-        split = scenes.split("/")[1]
-        clips = make_clips(split, limit or DEFAULT_CLIPS, out.parent / "clips" / split, workers=workers)
+    elif scenes.count("/") == 1 and scenes.split("/")[0] in SETS:
+        group, split = scenes.split("/")
+        folder = out.parent / "clips" / (split if group == "core" else f"{group}-{split}")
+        clips = make_clips(split, limit or DEFAULT_CLIPS, folder, SETS[group], workers=workers)
     else:
-        raise InputError(
-            f"--scenes {scenes}: neither a folder nor a split (core/train, core/tune, core/val, core/test)"
-        )
+        sets, splits = ", ".join(SETS), ", ".join(SPLITS)
+        raise InputError(f"--scenes {scenes}: neither a folder nor SET/SPLIT (sets: {sets}; splits: {splits})")
     if not clips:
         raise InputError(f"--scenes {scenes}: holds no clip (a clip folder has a clip.json)")
     return clips[:limit] if limit else clips
@@ -202,14 +202,16 @@ def policy_names(specs: Sequence[str]) -> dict[str, str]:
 
 
 def eval_verb(
-    suite: str, specs: Sequence[str], scenes: str, out: Path, *, limit: int | None, seed: int, workers: int | None
-) -> dict[str, Any]:
-    """`senna2 eval`: writes the results file and returns its headline."""
+    suite: str, specs: Sequence[str], scenes: str, out: Path, *, limit: int | None, seed: int, workers: int | None,
+    vlm_periods_s: Sequence[float] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """`senna2 eval`: writes the results file and returns its headline.
+
+    `vlm_periods_s`: drive every policy that has a VLM once with each, as a row of its own.
+    """
     workers = os.cpu_count() or 1 if workers is None else workers
     suites = ("consistency", "open", "closed", "control") if suite == "all" else (suite,)
-    named = policy_names(specs)
-    for spec in named.values():
-        make_policy(spec)  # a wrong name fails before anything is driven
+    named = each_period(policy_names(specs), vlm_periods_s, suites)  # a wrong name fails before anything is driven
     _writable(out)
     clips = resolve_scenes(scenes, out, limit=limit, workers=workers)
     shapes = clip_shapes(clips)
@@ -233,6 +235,31 @@ def eval_verb(
     )
     write_results(out, results)
     return {"results": str(out), **headline(results)}
+
+
+def each_period(
+    named: Mapping[str, str], periods_s: Sequence[float], suites: Sequence[str] = ("closed",)
+) -> dict[str, PolicySpec]:
+    """Name → policy, with a row a VLM period ("senna2 (VLM 0.5 s)") for those that have a VLM; others have no period.
+
+    Raises `InputError` for a wrong name, a period that is no positive number, or another suite: there every decision is
+    fresh.
+    """
+    if periods_s and tuple(suites) != ("closed",):
+        raise InputError("--vlm-period: is for `eval closed`; the other suites ask the VLM anew for every sample")
+    for period in periods_s:
+        if not 0 < period < np.inf:
+            raise InputError(f"--vlm-period {period:g}: must be a positive number of seconds")
+    deciding = {name for name, spec in named.items() if getattr(make_policy(spec), "vlm", None) is not None}
+    if periods_s and not deciding:
+        raise InputError(f"--vlm-period: none of {sorted(named)} has a VLM; name a checkpoint that has one")
+    rows: dict[str, PolicySpec] = {}
+    for name, spec in named.items():
+        if periods_s and name in deciding:
+            rows |= {f"{name} (VLM {p:g} s)": _configured(spec, p, None) for p in periods_s}
+        else:
+            rows[name] = spec
+    return rows
 
 
 def _writable(out: Path) -> None:
@@ -272,7 +299,8 @@ def collect_results(
 def headline(results: Mapping[str, Any]) -> dict[str, str]:
     """One line a policy of what matters first."""
     wanted = (("open_loop", "fde_m"), ("consistency", "avg"), ("closed_loop", "cr"), ("closed_loop", "af_cr"),
-              ("closed_loop", "progress_ratio"), ("closed_loop", "off_road"), ("closed_loop", "parked"))  # fmt: skip
+              ("closed_loop", "safety_1"), ("closed_loop", "safety_2"), ("closed_loop", "progress_ratio"),
+              ("closed_loop", "off_road"), ("closed_loop", "parked"))  # fmt: skip
     lines = {}
     for name, suites in results["policies"].items():
         values = [(m, suites.get(s, {}).get(m)) for s, m in wanted]

@@ -21,7 +21,8 @@ def paper() -> Recipe:
         seed=0,
         # 1 300 reconstructed clips: 1 044 to train, 256 to evaluate; demonstrations are recorded, not generated.
         clips=Clips(train=1044, tune=0, test=256, rollout=1044, drives=1, every=1, branch_every=0),
-        vlm=VLMConfig(),  # the size comes with the checkpoint: Qwen2.5-VL-3B
+        # Sizes come with the checkpoint (--vlm), Qwen2.5-VL-3B in the paper; the cap is [ours].
+        vlm=VLMConfig(max_pixels=512 * 28 * 28),
         policy=PolicyConfig.faithful(),
         # Table A1: VLM pre-training, frames at 1 fps
         stage1a=Stage1a(Optim(steps=10_000, batch=512, lr=5e-5, weight_decay=1e-4, clip=NO_CLIP), balance=0.0),
@@ -30,7 +31,8 @@ def paper() -> Recipe:
                         perception_weight=0.0, draws=1, careful=1.0),
         # Table A3: adapter pre-training, planning loss only
         stage1c=Stage1c(Optim(steps=10_000, batch=512, lr=5e-5, weight_decay=1e-4, clip=NO_CLIP),
-                        perception_weight=0.0, draws=1, careful=1.0, own_share=1.0, expert_share=0.0),
+                        perception_weight=0.0, draws=1, careful=1.0, own_share=1.0, expert_share=0.0,
+                        stale_max_s=0.0),
         # Table A4: open-loop alignment, γ = 1
         stage2=Stage2(Optim(steps=5_000, batch=384, lr=1e-5, clip=NO_CLIP), gamma=1.0, draws=1, careful=1.0,
                       vlm_lr_scale=1.0),

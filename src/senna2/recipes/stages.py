@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from senna2.config import fingerprint, load_json, to_dict
+from senna2.data.qa import corpus
 from senna2.data.store import SampleStore
 from senna2.demonstrations import Drives, collect
 from senna2.model.policy import DualSystem
@@ -52,13 +53,16 @@ def checkpoint_in(path: Path) -> Path:
 def new_policy(recipe: Recipe, *, adapter: str | None = None) -> DualSystem:
     """A freshly initialised dual system of this recipe; `adapter` overrides its kind (`senna`: "decision")."""
     config = recipe.policy if adapter is None else dataclasses.replace(recipe.policy, adapter=adapter)
-    vlm = DrivingVLM.tiny(recipe.vlm, seed=recipe.seed)
+    # Only a tokenizer made for them says the words of other questions in few tokens.
+    texts = corpus() if recipe.stage1a.qa_share else ()
+    vlm = DrivingVLM.make(recipe.vlm, seed=recipe.seed, texts=texts)
     return DualSystem(config, Rig.default(), vlm=vlm, seed=recipe.seed)
 
 
-def with_adapter(policy: DualSystem, adapter: str, seed: int) -> DualSystem:
-    """The same system with a new adapter of another kind (Table 4; `senna` has "decision")."""
-    config = dataclasses.replace(policy.config, adapter=adapter)
+def with_adapter(policy: DualSystem, adapter: str, seed: int, *, hidden: str | None = None) -> DualSystem:
+    """The same system with a new adapter of another kind (Table 4; `senna` has "decision"), or one that reads other
+    hidden states of the VLM."""
+    config = dataclasses.replace(policy.config, adapter=adapter, hidden=hidden or policy.config.hidden)
     other = DualSystem(config, policy.rig, vlm=policy.vlm, basis=policy.basis, seed=seed)
     for part in ("encoder", "perception", "planner"):
         source, target = getattr(policy, part), getattr(other, part)
@@ -200,10 +204,14 @@ def demonstration_samples(
 
 def train_verb(
     stage: str, recipe_name: str, *, start: Path | None, data: Path | None, out: Path, seed: int | None,
-    workers: int | None, resume: bool,
+    workers: int | None, resume: bool, vlm: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """`senna2 train`: returns where the checkpoint lies."""
+    """`senna2 train`: returns where the checkpoint lies. `vlm` stands in for the recipe's, in a new policy."""
     recipe = load_recipe(recipe_name)
+    if vlm is not None:
+        if start is not None:
+            raise InputError("--vlm: the checkpoint of --from brings its own VLM; give one of the two")
+        recipe = dataclasses.replace(recipe, vlm=dataclasses.replace(recipe.vlm, checkpoint=vlm))
     if seed is not None:
         recipe = dataclasses.replace(recipe, seed=seed)
     workers = os.cpu_count() or 1 if workers is None else workers

@@ -2,8 +2,8 @@
 
 clip.json          schema, name, split, family, seed, units, dt, weather, source, ego shape, drivable: known | unknown
 background.ply     assets/<asset>.ply        splats
-tracks.parquet     t, id, class, asset, x, y, z, yaw, length, width, height, v, lights, controller
-signals.parquet    t, id, state
+tracks.parquet     t, id, class, asset, x, y, z, yaw, length, width, height, v, lights, controller, trigger_x, _y, _s
+signals.parquet    t, id, state              of the lights that map.json lists
 map.json  rig.json  route.json               numbers that do not exist are null
 expert.parquet     t, x, y, z, yaw, v, direction, navigation
 """
@@ -35,8 +35,9 @@ from senna2.world.clip_fields import (
     read_json,
     read_table,
 )
+from senna2.world.clip_map import map_to_json, read_map, read_signals, signal_table, signals_to_json
 from senna2.world.ply import save_ply
-from senna2.world.scene import SCHEMA, Expert, Lane, LaneMap, Scene, SceneMeta, Track
+from senna2.world.scene import SCHEMA, Expert, Scene, SceneMeta, Track, Trigger
 
 UNITS = {
     "length": "m",
@@ -46,6 +47,7 @@ UNITS = {
 }
 _ASSET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TRACK_FLOATS = ("t", "x", "y", "yaw", "length", "width", "height", "v")
+_TRIGGER = ("trigger_x", "trigger_y", "trigger_s")
 
 
 def save_clip(scene: Scene, folder: Path) -> None:
@@ -86,17 +88,17 @@ def load_clip(folder: Path) -> Scene:
     known = field(clip_info(folder), "drivable", str, str(folder / "clip.json")) == "known"
     clouds = sorted((folder / "assets").glob("*.ply"))
     route_P2, limit_P = _read_route(folder / "route.json")
-    read_table(folder / "signals.parquet", ("t", "id", "state"))
     scene = Scene(
         meta=meta,
         background=read_cloud(folder / "background.ply"),
         assets={path.name.removesuffix(".ply"): read_cloud(path) for path in clouds},
         tracks=_read_tracks(folder / "tracks.parquet"),
-        map=_read_map(folder / "map.json", known=known),
-        rig=_read_rig(folder / "rig.json"),
+        map=read_map(folder / "map.json", known=known),
+        rig=read_rig(folder),
         expert=_read_expert(folder / "expert.parquet"),
         route_P2=route_P2,
         speed_limit_P=limit_P,
+        signals=read_signals(folder / "map.json", folder / "signals.parquet"),
     )
     return scene.validate(str(folder))
 
@@ -150,9 +152,8 @@ def _write(scene: Scene, folder: Path) -> None:
         require(_ASSET_NAME.fullmatch(name) is not None, f"asset '{name}'", "name may hold letters, digits, . _ - only")
         save_ply(folder / "assets" / f"{name}.ply", cloud)
     pq.write_table(_track_table(scene.tracks), folder / "tracks.parquet")
-    empty = {"t": pa.array([], pa.float64()), "id": pa.array([], pa.string()), "state": pa.array([], pa.string())}
-    pq.write_table(pa.table(empty), folder / "signals.parquet")
-    _dump(folder / "map.json", _map_to_json(scene.map))
+    pq.write_table(signal_table(scene.signals), folder / "signals.parquet")
+    _dump(folder / "map.json", {**map_to_json(scene.map), "signals": signals_to_json(scene.signals)})
     cameras = [{**dataclasses.asdict(c), "cam_to_ego_44": c.cam_to_ego_44.tolist()} for c in scene.rig.cameras]
     _dump(folder / "rig.json", {"cameras": cameras})
     _dump(folder / "route.json", {"points": scene.route_P2.tolist(), "speed_limit": _nulls(scene.speed_limit_P)})
@@ -178,6 +179,8 @@ def _track_table(tracks: tuple[Track, ...]) -> pa.Table:
     def joined(parts: list[Array], dtype: type) -> Array:
         return np.concatenate([*parts, np.zeros(0)]).astype(dtype)
 
+    places = [(math.nan,) * 3 if t.trigger is None else dataclasses.astuple(t.trigger) for t in tracks]
+    triggers = {name: number([place[k] for place in places]) for k, name in enumerate(_TRIGGER)}
     return pa.table(
         {
             "t": joined([t.t_T for t in tracks], np.float64),
@@ -194,29 +197,9 @@ def _track_table(tracks: tuple[Track, ...]) -> pa.Table:
             "v": joined([t.v_T for t in tracks], np.float64),
             "lights": joined([t.lights_T for t in tracks], np.int8),
             "controller": text([t.controller for t in tracks]),
+            **{name: pa.array(values, mask=np.isnan(values)) for name, values in triggers.items()},
         }
     )
-
-
-def _map_to_json(lane_map: LaneMap) -> dict[str, Any]:
-    lanes = [
-        {
-            "id": lane.id,
-            "centre": lane.centre_P2.tolist(),
-            "polygon": lane.polygon_Q2.tolist(),
-            "speed_limit": None if math.isnan(lane.speed_limit) else lane.speed_limit,
-            "successors": list(lane.successors),
-            "left": lane.left,
-            "right": lane.right,
-            "in_junction": lane.in_junction,
-        }
-        for lane in lane_map.lanes
-    ]
-    lines = {name: [line.tolist() for line in getattr(lane_map, name)] for name in _MAP_LINES}
-    return {"lanes": lanes, **lines, "lanes_complete": lane_map.lanes_complete}
-
-
-_MAP_LINES = ("dividers", "centre_lines", "kerbs", "drivable", "crossings", "stop_lines")
 
 
 def _nulls(values: Array) -> list[float | None]:
@@ -231,8 +214,9 @@ def _dump(path: Path, value: dict[str, Any]) -> None:
 
 
 def _read_tracks(path: Path) -> tuple[Track, ...]:
-    columns = read_table(path, (*_TRACK_FLOATS, "id", "class", "asset", "lights", "controller"))
-    number = floats(columns, (*_TRACK_FLOATS, "lights"), path)
+    names = (*_TRACK_FLOATS, "id", "class", "asset", "lights", "controller")
+    columns = read_table(path, names, optional=_TRIGGER)
+    number = floats(columns, (*_TRACK_FLOATS, "lights", *_TRIGGER), path)
     ids = columns["id"]
     tracks = []
     for track_id in dict.fromkeys(ids):  # in the order of the file
@@ -254,9 +238,17 @@ def _read_tracks(path: Path) -> tuple[Track, ...]:
                 v_T=number["v"][rows],
                 lights_T=number["lights"][rows].astype(np.int8),
                 controller=str(columns["controller"][first]),
+                trigger=_trigger([float(number[name][first]) for name in _TRIGGER], at),
             )
         )
     return tuple(tracks)
+
+
+def _trigger(values: list[float], at: str) -> Trigger | None:
+    """None if all three are null."""
+    given = [not math.isnan(v) for v in values]
+    require(all(given) or not any(given), at, f"columns {', '.join(_TRIGGER)} must be given together, or all be null")
+    return Trigger(*values) if all(given) else None
 
 
 def _read_expert(path: Path) -> Expert:
@@ -271,39 +263,9 @@ def _read_expert(path: Path) -> Expert:
     return Expert(number["t"], pose, number["v"], direction, navigation)
 
 
-def _read_map(path: Path, known: bool) -> LaneMap:
-    data = read_json(path)
-    lanes = []
-    for i, raw in enumerate(field(data, "lanes", list, str(path))):
-        at = f"{path}: lanes[{i}]"
-        require(isinstance(raw, dict), at, "must be an object")
-        limit = raw.get("speed_limit")
-        for side in ("left", "right"):
-            require(
-                raw.get(side) is None or isinstance(raw[side], str), at, f"field '{side}' must be a lane id or null"
-            )
-        lanes.append(
-            Lane(
-                id=field(raw, "id", str, at),
-                centre_P2=points_of(field(raw, "centre", list, at), f"{at}.centre"),
-                polygon_Q2=points_of(field(raw, "polygon", list, at), f"{at}.polygon", 3),
-                speed_limit=math.nan if limit is None else field(raw, "speed_limit", float, at),
-                successors=tuple(field(raw, "successors", list, at)),
-                left=raw.get("left"),
-                right=raw.get("right"),
-                in_junction=field(raw, "in_junction", bool, at),
-            )
-        )
-    lines = {
-        name: tuple(points_of(v, f"{path}: {name}[{i}]") for i, v in enumerate(field(data, name, list, str(path))))
-        for name in _MAP_LINES
-    }
-    return LaneMap(
-        tuple(lanes), **lines, drivable_known=known, lanes_complete=field(data, "lanes_complete", bool, str(path))
-    )
-
-
-def _read_rig(path: Path) -> Rig:
+def read_rig(folder: Path) -> Rig:
+    """A clip folder's cameras alone. Raises `InputError` naming the field that is missing or damaged."""
+    path = Path(folder) / "rig.json"
     cameras = []
     for i, raw in enumerate(field(read_json(path), "cameras", list, str(path))):
         at = f"{path}: cameras[{i}]"

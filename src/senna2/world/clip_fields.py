@@ -64,8 +64,9 @@ def read_cloud(path: Path) -> GaussianCloud:
     return load_ply(path)
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> dict[str, Array]:
-    """Columns of a Parquet file as numpy arrays; numbers without NaN or null."""
+def read_table(path: Path, columns: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> dict[str, Array]:
+    """Columns of a Parquet file as numpy arrays; numbers without NaN or null. An `optional` column of numbers may hold
+    nulls, which are read as NaN, or be missing altogether, which is all null; infinity is refused there too."""
     require(path.is_file(), str(path), "is missing; make or copy the clip again")
     try:
         table = pq.read_table(path)
@@ -84,7 +85,21 @@ def read_table(path: Path, columns: tuple[str, ...]) -> dict[str, Array]:
                 len(bad) == 0, str(path), f"column '{name}' holds NaN or infinity (row {bad[0] if len(bad) else 0})"
             )
         out[name] = values
+    for name in optional:
+        out[name] = _optional_numbers(table, name, path)
     return out
+
+
+def _optional_numbers(table: pa.Table, name: str, path: Path) -> Array:
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    column = table[name]
+    numeric = pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)
+    require(numeric, str(path), f"column '{name}' must hold numbers or nulls; {MADE_AGAIN}")
+    values = column.cast(pa.float64()).to_numpy()
+    bad = np.flatnonzero(np.isinf(values))
+    require(len(bad) == 0, str(path), f"column '{name}' holds infinity (row {bad[0] if len(bad) else 0})")
+    return values
 
 
 def floats(columns: dict[str, Array], names: tuple[str, ...], path: Path) -> dict[str, Array]:

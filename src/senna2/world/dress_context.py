@@ -14,8 +14,9 @@ import shapely
 from senna2.frames import along_polyline, sample_polyline
 from senna2.types import Array
 from senna2.world.dress_map import line_parts
-from senna2.world.town.street import SHOP, WALLS, WINDOW, build_tree
+from senna2.world.town.look import SHOP, WALLS, WINDOW
 from senna2.world.town.surfaces import SurfaceBuilder, placed, quat_about_z
+from senna2.world.town.vegetation import build_tree
 
 if TYPE_CHECKING:
     from senna2.world.dress_surfaces import Ground

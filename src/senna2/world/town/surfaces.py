@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from senna2.frames import along_polyline
 from senna2.types import Array, require
-from senna2.world.gaussians import GaussianCloud
+from senna2.world.gaussians import SH_C0, GaussianCloud
 
 OVERLAP = 0.58  # in-plane sigma over spacing: neighbours melt into one surface without blurring its texture [ours]
 THICKNESS = 0.012  # m, sigma along the normal
@@ -50,12 +50,12 @@ def quat_multiply(a: Array, b: Array) -> Array:
 
 
 def quat_of_axes(u: Array, v: Array) -> Array:
-    """Quaternion (4,) of the frame whose x axis is along u and whose normal is u × v."""
-    x = u / np.linalg.norm(u)
+    """Quaternions (…, 4) of the frames whose x axis is along u (…, 3) and whose normal is u × v."""
+    x = u / np.linalg.norm(u, axis=-1, keepdims=True)
     z = np.cross(u, v)
-    z = z / np.linalg.norm(z)
-    xyzw = Rotation.from_matrix(np.stack([x, np.cross(z, x), z], 1)).as_quat()
-    return xyzw[[3, 0, 1, 2]]
+    z = z / np.linalg.norm(z, axis=-1, keepdims=True)
+    xyzw = Rotation.from_matrix(np.stack([x, np.cross(z, x), z], -1)).as_quat()
+    return xyzw[..., [3, 0, 1, 2]]
 
 
 _UPRIGHT = np.array([np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0])  # turns the (x, y) plane into the (x, z) plane
@@ -76,13 +76,15 @@ def placed(cloud: GaussianCloud, pose_3: Array | Sequence[float], z: float = 0.0
 class SurfaceBuilder:
     """Collects gaussians; `cloud()` gives them. All methods return the builder.
 
-    `colour` is rgb 0…1, (N, 3), or a function of the surfels' coordinates (named in each method) to (N, 3).
+    `colour` is rgb, (N, 3), or a function of the surfels' coordinates (named in each method) to (N, 3): 0…1 for what
+    reflects, above 1 for what shines by itself; where it is NaN there is no surfel (wheel arches, gaps).
     `jitter` is the standard deviation of a grey noise per surfel, which keeps large faces from looking painted.
     """
 
     def __init__(self, rng: np.random.Generator | None = None) -> None:
         self._rng = rng or np.random.default_rng(0)
         self._parts: list[tuple[Array, Array, Array, Array, Array]] = []
+        self._turned: list[tuple[int, Array, Array]] = []  # parts whose quaternions are still to be made of two axes
 
     def __len__(self) -> int:
         return sum(len(part[0]) for part in self._parts)
@@ -90,8 +92,15 @@ class SurfaceBuilder:
     def cloud(self) -> GaussianCloud:
         """Everything added so far. Raises `InputError` if nothing was."""
         require(len(self._parts) > 0, "SurfaceBuilder", "nothing was added")
+        if self._turned:  # all at once: a call for each small part would cost more than everything else
+            quats = quat_of_axes(*(np.concatenate([t[k] for t in self._turned]) for k in (1, 2)))
+            pieces = np.split(quats, np.cumsum([len(u) for _, u, _ in self._turned])[:-1])
+            for (i, _, _), piece in zip(self._turned, pieces, strict=True):
+                points, scales, _, opacity, rgb = self._parts[i]
+                self._parts[i] = (points, scales, piece, opacity, rgb)
+            self._turned = []
         means, scales, quats, opacities, rgb = (np.concatenate(c) for c in zip(*self._parts, strict=True))
-        return GaussianCloud.from_rgb(means, scales, quats, opacities, np.clip(rgb, 0, 1))
+        return GaussianCloud.from_rgb(means, scales, quats, opacities, np.maximum(rgb, 0))
 
     def add(
         self,
@@ -110,20 +119,54 @@ class SurfaceBuilder:
         rgb = np.broadcast_to(rgb, (n, 3))
         if jitter > 0:
             rgb = rgb + self._rng.normal(0, jitter, (n, 1))
-        self._parts.append(
-            (
-                points,
-                np.broadcast_to(np.asarray(scales, np.float64), (n, 3)),
-                np.broadcast_to(np.asarray(quats, np.float64), (n, 4)),
-                np.broadcast_to(np.asarray(opacity, np.float64), (n,)),
-                rgb,
-            )
+        part = (
+            points,
+            np.broadcast_to(np.asarray(scales, np.float64), (n, 3)),
+            np.broadcast_to(np.asarray(quats, np.float64), (n, 4)),
+            np.broadcast_to(np.asarray(opacity, np.float64), (n,)),
+            rgb,
         )
+        there = ~np.isnan(rgb[:, 0])
+        self._parts.append(part if there.all() else tuple(a[there] for a in part))  # type: ignore[arg-type]
         return self
 
     def add_cloud(self, cloud: GaussianCloud) -> Self:
         """A whole cloud; of its colour only the view-independent part is kept."""
-        self._parts.append((cloud.means_N3, cloud.scales_N3, cloud.quats_N4, cloud.opacities_N, cloud.rgb_N3))
+        rgb = 0.5 + SH_C0 * cloud.sh_NK3[:, 0]
+        self._parts.append((cloud.means_N3, cloud.scales_N3, cloud.quats_N4, cloud.opacities_N, rgb))
+        return self
+
+    def sheet(
+        self,
+        vertices_UV3: Array,
+        colour: Colour,
+        *,
+        jitter: float = 0.015,
+        opacity: float = OPACITY,
+        thickness: float = THICKNESS,
+        overlap: float = OVERLAP,
+    ) -> Self:
+        """A curved surface: one surfel a cell of a grid of U × V vertices. colour(points_N3), cells row by row in U."""
+        p = np.asarray(vertices_UV3, np.float64)
+        u = (p[1:, :-1] + p[1:, 1:] - p[:-1, :-1] - p[:-1, 1:]).reshape(-1, 3) / 2
+        v = (p[:-1, 1:] + p[1:, 1:] - p[:-1, :-1] - p[1:, :-1]).reshape(-1, 3) / 2
+        centres = ((p[:-1, :-1] + p[1:, :-1] + p[:-1, 1:] + p[1:, 1:]) / 4).reshape(-1, 3)
+        return self._tiles(centres, u, v, colour, jitter, opacity, thickness, overlap)
+
+    def _tiles(
+        self, centres_N3: Array, u_N3: Array, v_N3: Array, colour: Colour, jitter: float, opacity: float,
+        thickness: float, overlap: float,
+    ) -> Self:  # fmt: skip
+        """Surfels that cover the parallelograms spanned by u and v about their centres."""
+        rgb = colour(centres_N3) if callable(colour) else colour
+        rgb = np.broadcast_to(np.asarray(rgb, np.float64), centres_N3.shape)
+        lengths = np.stack([np.sqrt((a * a).sum(1)) for a in (u_N3, v_N3)], 1)
+        inner = (u_N3 * v_N3).sum(1)
+        area = np.maximum(lengths[:, 0] ** 2 * lengths[:, 1] ** 2 - inner * inner, 0) ** 0.5
+        there = (area > 1e-4) & ~np.isnan(rgb[:, 0])  # m²: where a sheet runs to a point there is nothing
+        scales = np.column_stack([overlap * lengths, np.full(len(lengths), thickness)])
+        self.add(centres_N3[there], scales[there], rgb[there], opacity=opacity, jitter=jitter)
+        self._turned.append((len(self._parts) - 1, u_N3[there], v_N3[there]))
         return self
 
     def rectangle(
@@ -146,8 +189,8 @@ class SurfaceBuilder:
         nu, nv = max(1, round(length_u / du)), max(1, round(length_v / dv))
         a, b = np.meshgrid((np.arange(nu) + 0.5) / nu, (np.arange(nv) + 0.5) / nv, indexing="ij")
         points = o + a.reshape(-1, 1) * u + b.reshape(-1, 1) * v
-        scales = (overlap * length_u / nu, overlap * length_v / nv, thickness)
-        return self.add(points, scales, colour, quats=quat_of_axes(u, v), opacity=opacity, jitter=jitter)
+        axes = (np.broadcast_to(u / nu, points.shape), np.broadcast_to(v / nv, points.shape))
+        return self._tiles(points, *axes, colour, jitter, opacity, thickness, overlap)
 
     def box(
         self,
