@@ -32,7 +32,8 @@ EVALUATE_SEES = {"types", "frames", "config", "provenance", "decisions", "geomet
 AGAINST_THE_ORDER = {
     ("registry.py", "model"): "a checkpoint's policy is made only when a folder is named",
 }
-TORCH_ROOMS = ("model/", "train/", "recipes/", "world/render/reference.py")
+TORCH_IN_WORLD = tuple(f"world/render/{name}.py" for name in ("reference", "autograd", "gsplat", "tone"))
+TORCH_ROOMS = ("model/", "train/", "recipes/", *TORCH_IN_WORLD)
 TORCH_ELSEWHERE = {
     "doctor.py": "asks torch, inside a function, whether there is a GPU",
     "decisions.py": "f_K works on torch tensors too; torch is imported, inside a function, only for those",
@@ -168,7 +169,8 @@ def test_files_are_small_and_none_is_called_utils():
 
 VERBS = [
     [], ["run"], ["train"], ["eval"], ["label"], ["scene"], ["scene", "make"], ["scene", "dress"], ["scene", "check"],
-    ["scene", "view"], ["doctor"], ["list"],
+    ["scene", "view"], ["scene", "sheet"], ["scene", "difficulty"],
+    ["data"], ["data", "inspect"], ["data", "export"], ["doctor"], ["list"],
 ]  # fmt: skip
 HELP = """
 import contextlib, io, sys
@@ -197,9 +199,10 @@ def test_the_verbs_above_are_all_there_are():
 
     parser = build_parser()
     choices = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
-    actions = next(a.choices for a in choices["scene"]._actions if isinstance(a.choices, dict))
     assert {v[0] for v in VERBS if v} == set(choices)
-    assert {v[1] for v in VERBS if len(v) == 2} == set(actions)
+    for verb in ("scene", "data"):
+        actions = next(a.choices for a in choices[verb]._actions if isinstance(a.choices, dict))
+        assert {v[1] for v in VERBS if len(v) == 2 and v[0] == verb} == set(actions)
 
 
 def test_the_console_script_prints_its_version():

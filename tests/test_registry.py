@@ -25,7 +25,7 @@ def test_every_built_in_can_be_loaded(kind):
 def test_an_unknown_kind_or_name_lists_what_exists():
     with pytest.raises(InputError, match="renderers"):
         registry.listing("colours")
-    with pytest.raises(InputError, match=r"'gpu'.*'cpu', 'reference'"):
+    with pytest.raises(InputError, match=r"'gpu'.*'cpu', 'gsplat', 'reference'"):
         registry.get("renderers", "gpu")
 
 

@@ -172,7 +172,7 @@ def _samples(
         family=scene.meta.family,
         observations=observations,
         pose_F3=np.array([(s.ego.x, s.ego.y, s.ego.yaw) for s in states]),
-        boxes_FA6=simulator.traffic.boxes_KA6[[s.step for s in states]],
+        boxes_FA6=np.array([s.agents.boxes_A6 for s in states]),
         direction_F=np.array(directions),
         kerbs=scene.map.kerbs if scene.map.drivable_known else None,
         counterfactual=counterfactual,

@@ -31,9 +31,16 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "renderers": {
         "cpu": "senna2.world.render.cpu:CpuRenderer",
+        "gsplat": "senna2.world.render.gsplat:GsplatRenderer",
         "reference": "senna2.world.render.reference:ReferenceRenderer",
     },
-    "traffic": {"replay": "senna2.world.traffic:ReplayTraffic"},
+    "traffic": {
+        "replay": "senna2.world.traffic.replay:replay",
+        "idm": "senna2.world.traffic.idm:idm",
+        "mobil": "senna2.world.traffic.mobil:mobil",
+        "hybrid": "senna2.world.traffic.hybrid:hybrid",
+        "triggered": "senna2.world.traffic.triggered:triggered",
+    },
     "recipes": {
         "smoke": "senna2.recipes.smoke:smoke",
         "laptop": "senna2.recipes.laptop:laptop",
@@ -69,15 +76,22 @@ def find_checkpoint(path: Path) -> Path | None:
     return next((f for f in (path, path / "policy") if (f / "config.json").is_file()), None)
 
 
-def make_policy(spec: str, *, seed: int = 0) -> Any:
-    """A policy by registered name, or from a checkpoint folder (one that holds config.json)."""
+def make_policy(spec: str, *, seed: int = 0, forced: Any = None, any_rig: bool = False) -> Any:
+    """A policy by registered name, or from a checkpoint folder (one that holds config.json).
+
+    Of a checkpoint: `forced` is a decision for the whole rollout, or a callback `(observation, the VLM's decision) ->
+    Decision | None`; `any_rig` drives with other cameras than those it was trained with. Raises `InputError` for an
+    unknown name, and for these options with a registered driver, which has no decision to override.
+    """
     if spec in listing("policies"):
+        if forced is not None or any_rig:
+            raise InputError(f"--policy {spec}: forced and any_rig are for checkpoints; this driver decides nothing")
         factory: Callable[[], Any] = get("policies", spec)
         return factory()
     folder = Path(spec)
     if (folder / "config.json").is_file():
         from senna2.model.policy import DualSystem  # torch only when a checkpoint is asked for
 
-        return DualSystem.from_pretrained(folder).eval()
+        return DualSystem.from_pretrained(folder, forced=forced, any_rig=any_rig).eval()
     hint = "a folder without config.json" if folder.exists() else "neither a registered policy nor a checkpoint folder"
     raise InputError(f"--policy {spec}: {hint}; registered are {sorted(listing('policies'))}")

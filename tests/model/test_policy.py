@@ -1,6 +1,5 @@
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +25,14 @@ from senna2.types import (
 SMALL = {"dim": 32, "heads": 2, "blocks": 2, "mlp_ratio": 2, "channels": (8, 8, 16, 16)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    hidden_BD: torch.Tensor
+    speed_B: torch.Tensor
+    direction_B: torch.Tensor
+    speed_logp_B4: torch.Tensor
+
+
 class FakeVLM(nn.Module):
     """Decides by speed alone, and counts how often it is asked."""
 
@@ -36,10 +43,10 @@ class FakeVLM(nn.Module):
         self.weight = nn.Parameter(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)))
         self.asked = 0
 
-    def decide(self, samples: Samples) -> SimpleNamespace:
+    def decide(self, samples: Samples) -> Answer:
         self.asked += 1
         speed = torch.tensor([0 if v < 8 else 2 for v in samples.motion_N4[:, 0]])
-        return SimpleNamespace(
+        return Answer(
             hidden_BD=self.weight[speed].detach(),
             speed_B=speed,
             direction_B=torch.zeros_like(speed),
@@ -366,6 +373,66 @@ def test_decisions_forced_for_a_rollout_or_by_a_callback():
     assert without.act(observation).decision is None
     without.forced = Decision(Speed.ACCELERATE, Direction.UNKNOWN)
     assert without.act(observation).decision == Decision(Speed.ACCELERATE, Direction.UNKNOWN)
+
+
+def test_a_callback_sees_the_frame_and_what_the_vlm_said_and_may_leave_it_alone():
+    policy = _shake(_policy(vlm=FakeVLM()))
+    heard = []
+
+    def decide(observation: Observation, said: Decision | None) -> Decision | None:
+        heard.append((observation.t_s, said))
+        return Decision(Speed.STOP, Direction.TURN_LEFT) if observation.t_s > 0.15 else None
+
+    policy.forced = decide
+    policy.reset(ClipMeta.fake(), 0)
+    frames = [dataclasses.replace(Observation.fake(Rig.fake()), t_s=0.1 * i) for i in range(4)]
+    plans = [policy.act(f) for f in frames]
+    own = Decision(Speed.KEEP, Direction.STRAIGHT)
+    assert heard == [(f.t_s, own) for f in frames]
+    assert [p.decision for p in plans] == [own, own, *[Decision(Speed.STOP, Direction.TURN_LEFT)] * 2]
+    assert all(p.vlm_decision == own for p in plans)
+    policy.forced = lambda _o, _said: "STOP"
+    with pytest.raises(InputError, match="returned 'STOP'"):
+        policy.act(frames[0])
+
+
+def test_features_and_decision_are_of_one_tick_and_their_age_is_told():
+    """The hidden state that reaches the adapter is the one from which the reported decision was decoded."""
+    policy = _shake(_policy(vlm=FakeVLM(), vlm_period_s=0.3))
+    given = []
+    policy.adapter.register_forward_pre_hook(lambda _m, args: given.append((args[0], int(args[1]), bool(args[3]))))
+    policy.reset(ClipMeta.fake(), 0)
+    for i, v in enumerate((2.0, 12.0, 2.0, 12.0, 2.0, 2.0, 2.0)):  # the fake VLM accelerates under 8 m/s
+        motion = np.array([v, 0, 0, 0], np.float32)
+        frame = dataclasses.replace(Observation.fake(Rig.fake()), t_s=0.1 * i, motion_4=motion)
+        plan = policy.act(frame)
+        tick = i - i % 3
+        speed = (0, 2, 0)[tick // 3]  # at 2, 12 and 2 m/s
+        assert plan.vlm_decision.speed == speed
+        assert plan.decision_age_s == pytest.approx(0.1 * (i - tick))
+        hidden, told, keep = given[-1]
+        assert (told, keep) == (speed, True)
+        assert torch.equal(hidden, policy.vlm.weight[speed][None])
+
+
+@pytest.mark.parametrize("hidden", ["prompt", "image"])
+def test_which_hidden_states_feed_the_adapter_is_a_switch(hidden, monkeypatch):
+    asked = []
+
+    def pooled(_vlm, samples, which):
+        asked.append(which)
+        return torch.full((len(samples), 16), 5.0)
+
+    monkeypatch.setattr("senna2.model.policy.pooled_hidden", pooled)
+    samples = Samples.fake(3)
+    policy, last = (_shake(_policy(vlm=FakeVLM(), hidden=h)) for h in (hidden, "last"))
+    assert (policy.ask(samples).hidden_BD == 5).all()
+    assert np.abs(policy.plan_batch(samples).points_NT2 - last.plan_batch(samples).points_NT2).max() > 1e-4
+    assert asked == [hidden, hidden]
+    _policy(vlm=FakeVLM(), hidden=hidden, adapter="decision").plan_batch(samples)
+    assert asked == [hidden, hidden]  # not where nothing reads it
+    with pytest.raises(InputError, match=r"policy\.hidden: 'first'"):
+        PolicyConfig(hidden="first").validate()
 
 
 # ------------------------------------------------------------------------------------------------ disk and errors

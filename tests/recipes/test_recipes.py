@@ -78,6 +78,7 @@ def test_paper_takes_none_of_our_choices():
     stage_3 = paper.stage3.effective()
     assert (stage_3.lambda_eff, stage_3.lambda_anchor) == (1.0, 0.0)
     assert (paper.stage1c.own_share, paper.stage1c.expert_share) == (1.0, 0.0)
+    assert paper.stage1c.stale_max_s == paper.stage2.stale_max_s == 0
 
 
 # What every run away from the paper must change; a choice of ours that leaves this list, or joins it, is a decision.
@@ -85,11 +86,11 @@ CHOICES_OF_OURS = {
     "policy.basis", "policy.first_step_share", "policy.loss", "policy.prediction", "policy.speed_limit_input",
     "policy.t_start", "stage1a.balance", "stage1b.careful", "stage1b.draws", "stage1b.perception_weight",
     "stage1c.careful", "stage1c.draws", "stage1c.expert_share", "stage1c.own_share", "stage1c.perception_weight",
-    "stage2.careful", "stage2.draws", "stage2.vlm_lr_scale", "stage3.faithful",
+    "stage1c.stale_max_s", "stage2.careful", "stage2.draws", "stage2.vlm_lr_scale", "stage3.faithful",
 }  # fmt: skip
 SIZES = {
     f"{place}.{name}" for place in TABLES for name in ("batch", "clip", "lr", "steps")
-} | {"clips.train", "clips.test", "clips.rollout", "clips.every", "clips.branch_every"}  # fmt: skip
+} | {"clips.train", "clips.test", "clips.rollout", "clips.every", "clips.branch_every", "vlm.max_pixels"}  # fmt: skip
 FREE = ("name", "note", "evaluation.", "clips.")  # may differ without saying anything about the method
 
 

@@ -144,3 +144,26 @@ def test_a_lane_change_is_judged_on_speed_alone():
     nll, wrong = disagreement_nll(logp.log_softmax(1), torch.tensor([2]), torch.tensor([0]))
     assert not wrong.item()
     assert nll.item() == 0
+
+
+def test_features_that_argue_for_another_decision_than_the_rollouts_are_taken_away(make_policy, store):
+    """The rollout's decision may be of an earlier tick than the features of its frame."""
+    policy = make_policy()
+    said = policy.ask(store.states)
+    speed, direction = said.speed_B.numpy().copy(), said.direction_B.numpy()
+    speed[1::2] = (speed[1::2] + 1) % 4
+    none = np.zeros(len(store), bool)
+    frames = RolloutFrames(store.states, ~none, none, speed, direction)
+    stage = LowLevel(policy, frozen_copy(policy), frames, dataclasses.replace(_settings(), lambda_anchor=0.0), 0)
+    given = []
+    policy.adapter.register_forward_pre_hook(lambda _m, args: given.append(args))
+    index = np.array([4, 5, 6, 7])
+    stage.plan(policy, index, Batch.from_samples(store.states.take(index)), 0)
+    hidden, told, _, keep = given[0]
+    assert keep.tolist() == [True, False, True, False]
+    np.testing.assert_array_equal(told, speed[index])
+    torch.testing.assert_close(hidden, said.hidden_BD[index])
+
+
+def _settings() -> Stage3:
+    return Stage3(Optim(steps=2, batch=8, lr=1e-4), Optim(steps=2, batch=4, lr=1e-4))

@@ -1,19 +1,23 @@
 """Decision adapter: F_vlm = MLP(concat(T_vlm, T_vel, T_dir)) (spec section 2, paper 3.1).
 
-Legend: B batch, D hidden size of the VLM, C width of F_vlm.
+Legend: B batch, T prompt tokens, D hidden size of the VLM, C width of F_vlm.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from senna2.model.layers import mlp
-from senna2.types import Direction, InputError, Speed
+from senna2.types import Direction, InputError, Samples, Speed
+
+if TYPE_CHECKING:
+    from senna2.model.vlm.qwen import DrivingVLM
 
 MODES = ("none", "decision", "vlm", "both")
+HIDDEN = ("last", "prompt", "image")
 SPEEDS = sum(s >= 0 for s in Speed)
 DIRECTIONS = sum(d >= 0 for d in Direction)
 
@@ -63,3 +67,22 @@ class DecisionAdapter(nn.Module):
         if not parts:
             return torch.zeros(len(speed_B), self.dim, device=speed_B.device)
         return cast(Tensor, self.fuse(torch.cat(parts, -1)))
+
+
+@torch.no_grad()
+def pooled_hidden(vlm: DrivingVLM, samples: Samples, which: str, chunk: int = 64) -> Tensor:
+    """(B, D) the VLM's final hidden states, merged: the mean over the whole prompt ("prompt") or over its image tokens
+    ("image"). No gradient. "last" needs no pass of its own: `DrivingVLM.decide` returns it.
+
+    Raises `InputError` for any other name.
+    """
+    if which not in ("prompt", "image"):
+        raise InputError(f"hidden: '{which}' cannot be pooled; use 'prompt' or 'image' (and `decide` for 'last')")
+    parts = []
+    for i in range(0, len(samples), chunk):
+        inputs = vlm.prepare(samples.take(slice(i, i + chunk)))
+        states_BTD = vlm.hf.model(**inputs, use_cache=False).last_hidden_state
+        wanted = inputs["mm_token_type_ids"] == 1 if which == "image" else inputs["attention_mask"]
+        weight_BT = wanted.to(states_BTD.dtype)
+        parts.append(torch.einsum("btd,bt->bd", states_BTD, weight_BT) / weight_BT.sum(1, keepdim=True))
+    return torch.cat(parts)

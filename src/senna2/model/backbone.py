@@ -117,8 +117,9 @@ class ImageEncoder(nn.Module):
         self.ray_mlp = mlp(rays[0].shape[1], dim, dim)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, batch: Batch, tint_B3: Tensor | None = None) -> Tensor:
-        """`tint_B3`: factor per sample and colour channel, the same in all views (augmentation).
+    def forward(self, batch: Batch, tint_B3: Tensor | None = None, rays_SF: Tensor | None = None) -> Tensor:
+        """`tint_B3`: factor per sample and colour channel, the same in all views (augmentation). `rays_SF`: where the
+        tokens look if not where the trained rig's do (`rigs.RigFit`).
 
         Raises `InputError` for a camera that is missing or whose images have another size or history.
         """
@@ -133,7 +134,7 @@ class ImageEncoder(nn.Module):
             y = y.flatten(-2).transpose(1, 2).unflatten(0, (len(batch), len(names)))
             found.update((name, y[:, i]) for i, name in enumerate(names))
         tokens = torch.cat([found[c.name] for c in self.rig.cameras], 1)
-        return cast(Tensor, self.norm(tokens + self.ray_mlp(self.rays_SF)))
+        return cast(Tensor, self.norm(tokens + self.ray_mlp(self.rays_SF if rays_SF is None else rays_SF)))
 
     def _frames(self, image_BKHW3: Tensor, tint_B3: Tensor | None) -> Tensor:
         pad = self.history - image_BKHW3.shape[1]

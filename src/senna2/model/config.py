@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from senna2.model.adapter import MODES
+from senna2.model.adapter import HIDDEN, MODES
 from senna2.model.basis import KINDS
 from senna2.model.diffusion import PREDICTIONS, SCHEDULES
 from senna2.types import PLAN_DT, PLAN_STEPS, Camera, InputError, Rig
@@ -21,6 +21,9 @@ class PolicyConfig:
 
     obs: str = "images"  # "images", or "state": privileged boxes and lanes, which trains in seconds
     adapter: str = "both"  # Table 4: none, decision, vlm, both
+    # Which of the VLM's final hidden states feed the adapter: the last prompt token [ours], or the mean over the
+    # prompt's or the image's tokens, at the price of a second pass over the prompt.
+    hidden: str = "last"
     dim: int = 128
     heads: int = 4
     blocks: int = 3
@@ -73,7 +76,8 @@ class PolicyConfig:
 
     def validate(self) -> Self:
         choices = {
-            "obs": ("images", "state"), "adapter": MODES, "prediction": PREDICTIONS, "schedule": SCHEDULES,
+            "obs": ("images", "state"), "adapter": MODES, "hidden": HIDDEN,
+            "prediction": PREDICTIONS, "schedule": SCHEDULES,
             "basis": KINDS, "loss": ("smooth_l1", "mse"), "motion_input": ("speed", "all"),
         }  # fmt: skip
         for name, allowed in choices.items():
@@ -145,5 +149,5 @@ def check_rig(known: Rig, given: Rig) -> None:
             if not same:
                 raise InputError(
                     f"rig: camera '{camera.name}' field {f.name} is {b}, but the policy was trained with {a}; "
-                    "use a clip with the same rig, or train for this one"
+                    "use a clip with the same rig, train for this one, or load the policy with any_rig=True"
                 )

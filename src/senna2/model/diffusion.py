@@ -18,7 +18,7 @@ PREDICTIONS = ("x0", "v", "eps")
 SCHEDULES = ("cosine", "linear")
 
 # Streams of the keyed generator: what is drawn for one sample at one step must not repeat itself.
-NOISE, TIME, SAMPLE, JITTER, TOLD = range(5)
+NOISE, TIME, SAMPLE, JITTER, TOLD, AGE, ASKED = range(7)
 
 
 class Schedule(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,12 +38,30 @@ class SimulatedClock:
         return self.now_s
 
 
+class Bank(Protocol):
+    """What the planner reads the VLM through: `MemoryBank`, or for live use `live.ThreadedBank`."""
+
+    period_s: float
+
+    def reset(self) -> None: ...
+
+    def read(self, think: Callable[[], Thought]) -> tuple[Thought | None, float]: ...
+
+
+def age_of(thought: Thought | None, now_s: float) -> float:
+    """Age of a thought, s; 0 for none. Raises `InputError` when the clock ran backwards."""
+    age = 0.0 if thought is None else now_s - thought.t_s
+    if age < -EPS_S:
+        raise InputError(f"memory: the clock went back by {-age:.2f} s; call reset() between rollouts")
+    return max(age, 0.0)
+
+
 class MemoryBank:
     """Holds the last `Thought` and says when the next one is due."""
 
     def __init__(self, period_s: float, clock: Clock) -> None:
-        if period_s <= 0:
-            raise InputError(f"memory.period_s: {period_s} must be positive")
+        if not 0 < period_s < math.inf:
+            raise InputError(f"memory.period_s: {period_s} must be positive and finite")
         self.period_s, self.clock = period_s, clock
         self._last: Thought | None = None
 
@@ -56,12 +75,7 @@ class MemoryBank:
     @property
     def age_s(self) -> float:
         """Age of what is held, s; 0 when nothing is held. Raises `InputError` when the clock ran backwards."""
-        if self._last is None:
-            return 0.0
-        age = self.clock() - self._last.t_s
-        if age < -EPS_S:
-            raise InputError(f"memory: the clock went back by {-age:.2f} s; call reset() between rollouts")
-        return max(age, 0.0)
+        return age_of(self._last, self.clock())
 
     def read(self, think: Callable[[], Thought]) -> tuple[Thought, float]:
         """The current thought and its age in s, calling `think` first when one is due."""

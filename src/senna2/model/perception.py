@@ -47,12 +47,13 @@ class Perception(nn.Module):
         self.register_buffer("ego_to_cam_V44", torch.tensor(inverse, dtype=torch.float32), persistent=False)
         self.register_buffer("lens_V4", torch.tensor(lens, dtype=torch.float32), persistent=False)
 
-    def forward(self, scene_BSC: Tensor, navigation_B: Tensor) -> Tensor:
-        """→ query tokens (B, agents + lines + 1, C); the last one is the navigation token."""
+    def forward(self, scene_BSC: Tensor, navigation_B: Tensor, valid_BS: Tensor | None = None) -> Tensor:
+        """→ query tokens (B, agents + lines + 1, C); the last one is the navigation token. `valid_BS`: False hides a
+        scene token."""
         x = self.queries_QC.expand(len(scene_BSC), -1, -1)
         told = self.command(navigation_B % len(Direction))[:, None]
         x = torch.cat([x[:, :-1], x[:, -1:] + told], 1)
-        x = x + self.cross_attention(self.norms[0](x), scene_BSC)
+        x = x + self.cross_attention(self.norms[0](x), scene_BSC, valid_BS)
         x = x + self.self_attention(self.norms[1](x))
         x = x + self.mlp(self.norms[2](x))
         return cast(Tensor, self.norms[3](x))

@@ -6,7 +6,7 @@ Legend: B batch, D draws, K coefficients, S scene tokens, Q queries, C width, H 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -17,36 +17,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senna2.model import diffusion
-from senna2.model.adapter import DecisionAdapter
+from senna2.model.adapter import DecisionAdapter, pooled_hidden
 from senna2.model.backbone import ImageEncoder, StateEncoder
 from senna2.model.basis import PlanBasis
 from senna2.model.batch import Batch
 from senna2.model.config import PolicyConfig, check_rig
-from senna2.model.memory import MemoryBank, SimulatedClock, Thought
+from senna2.model.memory import Bank, MemoryBank, SimulatedClock, Thought
+from senna2.model.override import Forced, columns, decisions, given_decision, merged
 from senna2.model.perception import Perception
 from senna2.model.planners.dit import DiT
+from senna2.model.rigs import RigFit, fit_rig
 from senna2.types import (
     Array,
     ClipMeta,
     Decision,
-    Direction,
     InputError,
     Observation,
     Plan,
     Plans,
     Rig,
     Samples,
-    Speed,
     Trajectory,
 )
 
 if TYPE_CHECKING:
-    from senna2.model.vlm.qwen import DrivingVLM
+    from senna2.model.vlm.qwen import DrivingVLM, VLMOutput
 
 __all__ = ["DualSystem", "PolicyConfig", "SceneTokens"]
 
 PARTS = ("encoder", "perception", "planner", "adapter", "vlm")
-Forced = Decision | Callable[[Observation, Decision | None], Decision | None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +65,15 @@ class DualSystem(nn.Module):
     """The policy of `senna2` and `senna` (the latter: adapter="decision"). Implements the Policy protocol.
 
     `forced`: a decision for the whole rollout, or a callback `(observation, what the VLM said) -> decision`; a part
-    that is UNKNOWN stays the VLM's own, None leaves it alone. Random initialisation depends on `seed` alone.
+    that is UNKNOWN stays the VLM's own, None leaves it alone. `any_rig`: drive with other cameras than those it was
+    trained with (`rigs`) instead of refusing them. Random initialisation depends on `seed` alone.
     """
 
     vehicle = "bicycle"
 
     def __init__(
         self, config: PolicyConfig, rig: Rig, *, vlm: DrivingVLM | None = None, basis: PlanBasis | None = None,
-        hidden_size: int = 0, seed: int = 0,
+        hidden_size: int = 0, seed: int = 0, forced: Forced = None, any_rig: bool = False,
     ) -> None:  # fmt: skip
         """`hidden_size` stands in for the VLM's while there is none yet (stage 1b before 1a)."""
         super().__init__()
@@ -89,9 +89,10 @@ class DualSystem(nn.Module):
         self.vlm: DrivingVLM | None = None
         if vlm is not None:
             self.attach_vlm(vlm)
-        self.forced: Forced = None
-        self._clock = SimulatedClock()
-        self.memory = MemoryBank(config.vlm_period_s, self._clock)
+        self.forced, self.any_rig = forced, any_rig
+        self._fit: RigFit | None = None
+        self.clock = SimulatedClock()
+        self.memory: Bank = MemoryBank(config.vlm_period_s, self.clock)
         self._seed, self._frame = 0, 0
 
     def _build(self, c: PolicyConfig, rig: Rig) -> None:
@@ -181,9 +182,19 @@ class DualSystem(nn.Module):
             u = diffusion.keyed_uniform(batch.index_B, *augment, (4,), diffusion.JITTER).to(self.device) * 2 - 1
             # One factor for brightness, a smaller one a channel for colour.
             tint = (1 + self.config.jitter * u[:, :1]) * (1 + 0.4 * self.config.jitter * u[:, 1:])
-        image = self.encoder(batch, tint)
-        queries = self.perception(image, batch.navigation_B)
-        return SceneTokens(torch.cat([queries, image], 1) if self.config.image_tokens else queries, None, queries)
+        valid = None
+        if self._fit is None:
+            image = self.encoder(batch, tint)
+        else:
+            batch = dataclasses.replace(batch, images=self._fit.images(batch.images))
+            image = self.encoder(batch, tint, self._fit.rays_SF.to(self.device))
+            valid = self._fit.valid_S.to(self.device).expand(len(batch), -1)
+        queries = self.perception(image, batch.navigation_B, valid)
+        if not self.config.image_tokens:
+            return SceneTokens(queries, None, queries)
+        if valid is not None:
+            valid = torch.cat([torch.ones_like(queries[..., 0], dtype=torch.bool), valid], 1)
+        return SceneTokens(torch.cat([queries, image], 1), valid, queries)
 
     def condition(
         self, hidden_BH: Tensor | None, speed_B: Tensor, direction_B: Tensor, hidden_valid_B: Tensor | None = None
@@ -256,13 +267,21 @@ class DualSystem(nn.Module):
     # ------------------------------------------------------------------------------------------------- driving
 
     def reset(self, meta: ClipMeta, seed: int) -> None:
-        """Start a rollout. Raises `InputError` if the clip's cameras are not those the policy was trained with."""
-        if self.config.obs == "images":
-            check_rig(self.rig, meta.rig)
-        elif self.vlm is not None:
-            check_rig(Rig((self.rig["front"],)), meta.rig)
+        """Start a rollout. Raises `InputError` if the clip's cameras are not those the policy was trained with (and
+        `any_rig` is off)."""
+        self.use_rig(meta.rig)
         self.memory.reset()
-        self._clock.now_s, self._seed, self._frame = 0.0, seed, 0
+        self.clock.now_s, self._seed, self._frame = 0.0, seed, 0
+
+    def use_rig(self, rig: Rig) -> None:
+        """Take the images from now on as those of this rig; `reset` does it. Raises `InputError` as `reset` does."""
+        self._fit = None
+        if self.config.obs == "images" and self.any_rig:
+            self._fit = fit_rig(self.rig, rig)
+        elif self.config.obs == "images":
+            check_rig(self.rig, rig)
+        elif self.vlm is not None and not self.any_rig:
+            check_rig(Rig((self.rig["front"],)), rig)
 
     @torch.no_grad()
     def act(self, observation: Observation) -> Plan:
@@ -274,13 +293,15 @@ class DualSystem(nn.Module):
             raise InputError("observation.state: missing, but this policy drives by privileged state; use obs='images'")
         samples = Samples.from_observations([observation])
         samples = dataclasses.replace(samples, index_N=np.array([self._frame], np.int64))
-        self._clock.now_s, self._frame = float(observation.t_s), self._frame + 1
-        thought, age = (None, 0.0) if self.vlm is None else self.memory.read(lambda: self._think(samples))
+        self.clock.now_s, self._frame = float(observation.t_s), self._frame + 1
+        thought: Thought | None = None
+        age, now_s = 0.0, self.clock.now_s  # a bank with a thread of its own thinks when the clock has gone on
+        if self.vlm is not None:
+            thought, age = self.memory.read(lambda: self._think(samples, now_s))
         said = None if thought is None else thought.decision
-        forced = self.forced(observation, said) if callable(self.forced) else self.forced
-        decision = _merge(said, forced)
+        decision = given_decision(self.forced, observation, said)
         hidden = None if thought is None else thought.hidden_1D
-        points = self._plan(samples, hidden, *_columns([decision], [said]), self._seed)[0].cpu().numpy()
+        points = self._plan(samples, hidden, *columns([decision], [said]), self._seed)[0].cpu().numpy()
         return Plan(
             trajectory=Trajectory(points, self.config.plan_dt).validate(),
             decision=None if self.config.adapter == "none" else decision,
@@ -297,29 +318,36 @@ class DualSystem(nn.Module):
         parts = []
         for i in range(0, len(samples), chunk):
             some = samples.take(slice(i, i + chunk))
-            answer = None if self.vlm is None else self.vlm.decide(some)
+            answer = None if self.vlm is None else self.ask(some)
             said: list[Decision | None] = [None] * len(some)
             if answer is not None:
-                said = [*_decisions(answer.speed_B, answer.direction_B)]
-            given = [_merge(s, decision) for s in said]
-            columns = _columns(given, said)
-            points = self._plan(some, None if answer is None else answer.hidden_BD, *columns, seed)
-            speed, direction, _ = columns
+                said = [*decisions(answer.speed_B, answer.direction_B)]
+            given = [merged(s, decision) for s in said]
+            speed, direction, own = columns(given, said)
+            points = self._plan(some, None if answer is None else answer.hidden_BD, speed, direction, own, seed)
             if self.config.adapter == "none":
                 speed, direction = np.full_like(speed, -1), np.full_like(direction, -1)
-            own_speed, own_direction, _ = _columns(said, said)
+            own_speed, own_direction, _ = columns(said, said)
             parts.append((points.cpu().numpy(), speed, direction, own_speed, own_direction))
         points_NT2, *categories = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Plans(points_NT2, *(c.astype(np.int8) for c in categories)).validate()
 
-    def _think(self, samples: Samples) -> Thought:
+    def ask(self, samples: Samples) -> VLMOutput:
+        """The VLM's decisions and the hidden states for the adapter (`config.hidden`), of the same look; no gradient.
+        Raises `InputError` without a VLM."""
         if self.vlm is None:
-            raise InputError("policy: no VLM to ask; attach one")
-        answer = self.vlm.decide(samples)
+            raise InputError("policy: no VLM to ask; start from a checkpoint of stage 1a, or attach_vlm one")
+        said = self.vlm.decide(samples)
+        if self.config.hidden == "last" or self.config.adapter not in ("vlm", "both"):
+            return said
+        return dataclasses.replace(said, hidden_BD=pooled_hidden(self.vlm, samples, self.config.hidden))
+
+    def _think(self, samples: Samples, t_s: float) -> Thought:
+        answer = self.ask(samples)
         return Thought(
-            t_s=self._clock.now_s,
+            t_s=t_s,
             hidden_1D=answer.hidden_BD,
-            decision=_decisions(answer.speed_B, answer.direction_B)[0],
+            decision=decisions(answer.speed_B, answer.direction_B)[0],
             speed_probs_4=np.exp(torch.as_tensor(answer.speed_logp_B4)[0].float().cpu().numpy()),
         )
 
@@ -347,29 +375,12 @@ class DualSystem(nn.Module):
         pretrained.save(self, Path(folder), provenance or {}, half=half)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> DualSystem:
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device = "cpu", *, forced: Forced = None, any_rig: bool = False
+    ) -> DualSystem:
         """Load a checkpoint folder; it needs nothing else and is never unpickled (see `pretrained.load`)."""
         from senna2.model import pretrained
 
-        return pretrained.load(Path(folder)).to(device)
-
-
-def _merge(said: Decision | None, forced: Decision | None) -> Decision | None:
-    """The decision for the planner: forced parts win, UNKNOWN parts stay the VLM's."""
-    if forced is None:
-        return said
-    own = said or Decision(Speed.UNKNOWN, Direction.UNKNOWN)
-    speed = own.speed if forced.speed == Speed.UNKNOWN else forced.speed
-    return Decision(speed, own.direction if forced.direction == Direction.UNKNOWN else forced.direction)
-
-
-def _decisions(speed_B: Any, direction_B: Any) -> list[Decision]:
-    pairs = zip(torch.as_tensor(speed_B).tolist(), torch.as_tensor(direction_B).tolist(), strict=True)
-    return [Decision(Speed(s), Direction(d)) for s, d in pairs]
-
-
-def _columns(given: list[Decision | None], said: list[Decision | None]) -> tuple[Array, Array, Array]:
-    """Speed (B,), direction (B,), -1 for none, and whether each is what the VLM said (B,)."""
-    speed = np.array([-1 if d is None else int(d.speed) for d in given], np.int64)
-    direction = np.array([-1 if d is None else int(d.direction) for d in given], np.int64)
-    return speed, direction, np.array([g == s for g, s in zip(given, said, strict=True)], bool)
+        policy = pretrained.load(Path(folder)).to(device)
+        policy.forced, policy.any_rig = forced, any_rig
+        return policy

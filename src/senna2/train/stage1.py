@@ -24,7 +24,9 @@ from senna2.model.policy import DualSystem, SceneTokens
 from senna2.model.vlm import DrivingVLM
 from senna2.train.distributed import Ranks
 from senna2.train.loop import Optim, TrainingError, train
+from senna2.train.questions import draw_questions, question_nll
 from senna2.train.sampling import draw_indices
+from senna2.train.staleness import EarlierFrames
 from senna2.types import Array, Direction, InputError, Samples, Speed
 
 Log = list[dict[str, float]]
@@ -48,6 +50,7 @@ class Stage1a:
 
     optim: Optim
     balance: float = 0.5  # 0: as recorded; 1: every speed class equally often [ours]
+    qa_share: float = 0.0  # of the samples drawn, at most 0.2, are asked something else about the frame (data/qa.py)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ class Stage1b:
 @dataclass(frozen=True)
 class Stage1c:
     """Which decision the planner is told while it learns, by shares [ours]: the VLM's own, the expert's, none.
-    Counterfactual samples always carry the decision that was forced."""
+    Counterfactual samples always carry the decision that was forced. `stale_max_s` [ours]: the VLM's answer is of a
+    random frame of the same drive, up to so old, as when driving with a period of 0.5 s; 0: always of the same frame.
+    """
 
     optim: Optim
     perception_weight: float = 0.1
@@ -70,6 +75,7 @@ class Stage1c:
     freeze_backbone: bool = False
     own_share: float = 0.5
     expert_share: float = 0.25
+    stale_max_s: float = 0.5
 
 
 class PolicyStage:
@@ -112,6 +118,13 @@ class SampleStage(PolicyStage):
     def load(self, index: Array) -> Samples:
         return self.store.take(index)
 
+    def seen_by_the_vlm(self, data: Samples, earlier: EarlierFrames, step: int) -> tuple[Samples, Array]:
+        """The samples whose features and decision these get, whole (never one of this tick and one of that), and
+        their ages (B,) in s."""
+        position_B, age_B = earlier.draw(data.index_N, self.seed, step)
+        fresh = bool((position_B == data.index_N).all())
+        return (data if fresh else self.store.take(position_B)), age_B
+
 
 def freeze_except(policy: DualSystem, learning: tuple[str, ...], *, lora: bool = False) -> None:
     """Only parameters with these prefixes (and the VLM's LoRA ones, if asked) require a gradient."""
@@ -131,12 +144,18 @@ class VlmStage(SampleStage):
             raise TrainingError("stage 1a: no sample has a known decision")
         share = np.bincount(speed[self.pool_N], minlength=4) / len(self.pool_N)
         self.weights_N = (share[speed[self.pool_N]]) ** -config.balance
+        self.qa_share = config.qa_share
+        draw_questions(store.states.take(slice(0, 0)), config.qa_share, seed, 0)  # refuses a share that is too large
 
     def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
         if len(data) == 0:
             return None, {}
-        nll_B = vlm_of(self.policy).answer_nll(data, data.speed_N, data.direction_N)
-        return nll_B.sum() / batch, {}
+        vlm, asked = vlm_of(self.policy), draw_questions(data, self.qa_share, self.seed, step)
+        decided = data.take(np.setdiff1d(np.arange(len(data)), asked.rows)) if asked.rows else data
+        nll_B = [vlm.answer_nll(decided, decided.speed_N, decided.direction_N)] if len(decided) else []
+        answers_Q = [question_nll(vlm, data, asked)] if asked.rows else []
+        values = {"qa": sum(float(x.detach().sum()) for x in answers_Q) / batch, "qa_share": len(asked.rows) / batch}
+        return torch.cat([*nll_B, *answers_Q]).sum() / batch, values if self.qa_share else {}
 
 
 class PlannerStage(SampleStage):
@@ -165,13 +184,15 @@ class AdapterStage(SampleStage):
         super().__init__("1c", policy, store, seed, learning)
         self.config = config
         self.weights_N = careful_weights(store.states, config.careful)
+        self.earlier = EarlierFrames(store.states, config.stale_max_s)
 
     def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
         if len(data) == 0:
             return None, {}
         tensors = Batch.from_samples(data, self.device)
         tokens = self.policy.encode(tensors, augment=(self.seed, step))
-        said = vlm_of(self.policy).decide(data)
+        seen, age_B = self.seen_by_the_vlm(data, self.earlier, step)
+        said = self.policy.ask(seen)
         speed_B, direction_B, with_hidden_B = told_decision(
             data,
             said.speed_B,
@@ -184,7 +205,8 @@ class AdapterStage(SampleStage):
         f_vlm = self.policy.condition(said.hidden_BD, speed_B, direction_B, with_hidden_B)
         loss, values = e2e_loss(self.policy, tokens, f_vlm, tensors, self.config, self.seed, step, batch)
         agrees = (said.speed_B.cpu().numpy() == data.speed_N) & (data.speed_N >= 0)
-        return loss, {**values, "vlm_speed_accuracy": float(agrees.sum()) / batch}
+        return loss, {**values, "vlm_speed_accuracy": float(agrees.sum()) / batch,
+                      "vlm_age_s": float(age_B.sum()) / batch}  # fmt: skip
 
 
 def e2e_loss(

@@ -22,12 +22,15 @@ from senna2.model.policy import DualSystem
 from senna2.train.distributed import Ranks
 from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.stage1 import FULLY_TRAINED, SampleStage, Store, careful_weights, consistency_of, vlm_of
+from senna2.train.staleness import EarlierFrames
 from senna2.types import Samples
 
 
 @dataclass(frozen=True)
 class Stage2:
-    """γ as in the paper. `vlm_lr_scale`: at lr 1e-5 a LoRA that starts at zero moves nothing in a short run [ours]."""
+    """γ as in the paper. `vlm_lr_scale`: at lr 1e-5 a LoRA that starts at zero moves nothing in a short run [ours].
+    `stale_max_s`: as in stage 1c, but off: d is the VLM's decision on the same frame, as the paper has it; an old one
+    that the road has overtaken would count as inconsistent."""
 
     optim: Optim
     gamma: float = 1.0
@@ -36,6 +39,7 @@ class Stage2:
     vlm_lr_scale: float = 10.0
     lora_rank: int = 8
     lora_alpha: int = 16
+    stale_max_s: float = 0.0
     least_consistent: float = 0.02  # below this share at the end something is broken: the stage stops and says so
 
 
@@ -45,13 +49,14 @@ class OpenLoopAlignment(SampleStage):
         self.config = config
         self.pool_N = np.flatnonzero(~store.states.counterfactual_N)
         self.weights_N = careful_weights(store.states.take(self.pool_N), config.careful)
+        self.earlier = EarlierFrames(store.states, config.stale_max_s)
 
     def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
         if len(data) == 0:
             return None, dict.fromkeys(("consistent", "planning", "vlm", "decision_entropy", "skipped_right"), 0.0)
         tensors = Batch.from_samples(data, self.device)
         vlm = vlm_of(self.policy)
-        said = vlm.decide(data)
+        said = self.policy.ask(self.seen_by_the_vlm(data, self.earlier, step)[0])
         with torch.no_grad():
             tokens = self.policy.encode(tensors)
             f_vlm = self.policy.condition(said.hidden_BD, said.speed_B, said.direction_B)

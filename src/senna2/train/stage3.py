@@ -87,7 +87,7 @@ class _FrameStage(PolicyStage):
         self.frames, self.config = frames, config
         self.flagged = np.flatnonzero(frames.safe_N | frames.slow_N)
         self.unflagged = np.flatnonzero(~(frames.safe_N | frames.slow_N))
-        self.hidden_ND = _hidden(policy, frames.samples)
+        self.hidden_ND, self.agrees_N = _hidden(policy, frames)
 
     def load(self, index: Array) -> tuple[Array, Samples]:
         return index, self.frames.samples.take(index)
@@ -97,8 +97,9 @@ class _FrameStage(PolicyStage):
         tokens = policy.encode(tensors)
         speed = torch.as_tensor(self.frames.speed_N[index].astype(int), device=self.device)
         direction = torch.as_tensor(self.frames.direction_N[index].astype(int), device=self.device)
-        hidden = None if self.hidden_ND is None else self.hidden_ND[torch.as_tensor(index)].to(self.device)
-        f_vlm = policy.condition(hidden, speed, direction)
+        hidden, agrees = (None if x is None else x[torch.as_tensor(index)] for x in (self.hidden_ND, self.agrees_N))
+        hidden, agrees = (None if x is None else x.to(self.device) for x in (hidden, agrees))
+        f_vlm = policy.condition(hidden, speed, direction, agrees)
         noise = policy.sample_noise(tensors.index_B, self.seed, step)
         return policy.sample_plan(tokens, f_vlm, tensors, noise=noise, steps=2)
 
@@ -196,11 +197,21 @@ def disagreement_nll(
 
 
 @torch.no_grad()
-def _hidden(policy: DualSystem, samples: Samples, batch: int = 32) -> torch.Tensor | None:
+def _hidden(
+    policy: DualSystem, frames: RolloutFrames, batch: int = 32
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Features of every frame (N, D), and whether their own decision is the one used in the rollout (N,).
+
+    The rollout's decision may be of an earlier tick. Features that argue for another one are taken away, as when
+    driving, so that the planner never gets features and a decision that do not belong together.
+    """
     if policy.vlm is None:
-        return None
-    parts = [policy.vlm.prompt_hidden(samples.take(slice(i, i + batch))) for i in range(0, len(samples), batch)]
-    return torch.cat(parts)
+        return None, None
+    rows = [slice(i, i + batch) for i in range(0, len(frames.samples), batch)]
+    said = [policy.ask(frames.samples.take(r)) for r in rows]
+    speed, direction = (torch.cat([getattr(s, n) for s in said]).cpu().numpy() for n in ("speed_B", "direction_B"))
+    agrees = (speed == frames.speed_N) & (direction == frames.direction_N)
+    return torch.cat([s.hidden_BD for s in said]), torch.as_tensor(agrees)
 
 
 def run_3(

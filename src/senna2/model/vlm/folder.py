@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,37 @@ from transformers.utils import logging as hf_logging
 from senna2.types import InputError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+TEMPLATES = ("chat_template.json", "chat_template.jinja")
+# Not read here, but other tools (vLLM, stock processors where torchvision is) want them beside the weights.
+EXTRAS = ("video_preprocessor_config.json",)
+WANTED = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+Loaded = tuple[Any, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil, dict[str, str]]
 
 
-def load(folder: Path, dtype: Any = "auto") -> tuple[Any, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil]:
-    """Model, tokenizer and image processor. Raises InputError naming the file that is missing or corrupt."""
+def resolve(where: str | Path) -> Path:
+    """A folder as it is; the name of a checkpoint on the hub as the folder it is downloaded to (or lies cached in).
+
+    Raises InputError when it is neither, or cannot be fetched.
+    """
+    folder = Path(where)
+    if folder.exists() or not isinstance(where, str) or not HUB_NAME.fullmatch(where):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(where, allow_patterns=list(WANTED)))
+    except Exception as error:  # no network, no such name, no rights: each has its own exception
+        raise InputError(
+            f"{where}: neither a folder nor a checkpoint that the hub gives us ({error}); download it, name its folder"
+        ) from error
+
+
+def load(folder: Path, dtype: Any = "auto", max_pixels: int | None = None) -> Loaded:
+    """Model, tokenizer, image processor (capped at `max_pixels`) and files to keep beside them.
+
+    Raises InputError naming the file that is missing or corrupt.
+    """
     _check(folder)
     try:
         with _quiet():
@@ -44,10 +72,37 @@ def load(folder: Path, dtype: Any = "auto") -> tuple[Any, PreTrainedTokenizerBas
         processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise InputError(f"{folder / 'preprocessor_config.json'}: cannot load it: {error}") from error
-    return hf, tokenizer, processor
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _template(folder)
+    _cap(processor, max_pixels, folder)
+    extras = {name: (folder / name).read_text(encoding="utf-8") for name in EXTRAS if (folder / name).is_file()}
+    return hf, tokenizer, processor, extras
 
 
-def save(folder: Path, hf: Any, tokenizer: Any, processor: Any, state: dict[str, Tensor] | None = None) -> None:
+def _template(folder: Path) -> str | None:
+    """Older folders keep the chat template with the processor instead of the tokenizer."""
+    kept, plain = (folder / name for name in TEMPLATES)
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8")
+    template = _json(kept).get("chat_template") if kept.is_file() else None
+    return template if isinstance(template, str) else None
+
+
+def _cap(processor: Any, max_pixels: int | None, folder: Path) -> None:
+    """Lower the most pixels a frame is scaled to. The size's "edges" are areas in these processors."""
+    if max_pixels is None or processor.size["longest_edge"] <= max_pixels:
+        return
+    least = int(processor.size["shortest_edge"])
+    side = int(processor.patch_size) * int(processor.merge_size)
+    if max_pixels < side * side:
+        raise InputError(f"{folder}: max_pixels {max_pixels} is less than one visual token of {side} × {side} pixels")
+    processor.size = {"shortest_edge": min(least, max_pixels), "longest_edge": int(max_pixels)}
+
+
+def save(
+    folder: Path, hf: Any, tokenizer: Any, processor: Any, state: dict[str, Tensor] | None = None,
+    extras: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Write to a temporary sibling, then move file by file: none is ever half-written."""
     folder = Path(folder)
     new = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
@@ -57,6 +112,8 @@ def save(folder: Path, hf: Any, tokenizer: Any, processor: Any, state: dict[str,
             hf.save_pretrained(new, state_dict=state)
         tokenizer.save_pretrained(new)
         processor.save_pretrained(new)
+        for name, text in (extras or {}).items():
+            (new / name).write_text(text, encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for stale in (WEIGHTS, INDEX, *(p.name for p in folder.glob("model-*-of-*.safetensors"))):
             if not (new / stale).exists():  # weights of another sharding would be read in place of the new ones

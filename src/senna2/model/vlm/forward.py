@@ -7,13 +7,15 @@ interleaved streams would corrupt each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from senna2.model.vlm.inputs import PromptBatch
+from senna2.types import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +26,6 @@ class Prefill:
     cache: Any
     mask_BL: Tensor
     position_B: Tensor
-
-    def select(self, rows: Tensor) -> Prefill:
-        """Only these rows, to go on with (the cache is changed in place: the old state is spent)."""
-        self.cache.batch_select_indices(rows)
-        return Prefill(self.hidden_BTD[rows], self.cache, self.mask_BL[rows], self.position_B[rows])
 
 
 def at(hidden_BTD: Tensor, index_BK: Tensor) -> Tensor:
@@ -78,34 +75,28 @@ def prefill(core: Any, batch: PromptBatch, *, cache: bool = True, share_prefix: 
     return Prefill(hidden, out.past_key_values, mask, position[0, 0, end] + 1)
 
 
-def extend(core: Any, state: Prefill, ids_BN: Tensor, ids_mask_BN: Tensor) -> Prefill:
-    """Feed the tokens that follow (right-padded); the returned hidden states are those of the new tokens."""
-    count = torch.arange(ids_BN.shape[1], device=ids_BN.device)
-    mask = torch.cat([state.mask_BL, ids_mask_BN], 1)
-    position = (state.position_B[:, None] + count).expand(3, -1, -1)
-    out = core(
-        input_ids=ids_BN,
-        attention_mask=mask,
-        position_ids=position,
-        past_key_values=state.cache,
-        use_cache=True,
-    )
-    return replace(
-        state,
-        hidden_BTD=out.last_hidden_state,
-        mask_BL=mask,
-        position_B=state.position_B + ids_mask_BN.sum(1),
-    )
+def extend_tree(core: Any, state: Prefill, token_BN: Tensor, depth_BN: Tensor, sees_BNN: Tensor) -> Tensor:
+    """(B, N, D): hidden states of packed trees; each node sees the prompt and its ancestors. Consumes `state`.
 
-
-def extend_tree(core: Any, state: Prefill, token_N: Tensor, depth_N: Tensor, sees_NN: Tensor) -> Tensor:
-    """(B, N, D): hidden states of a packed tree; each node sees the prompt and its ancestors."""
-    b, n = len(state.mask_BL), len(token_N)
-    seen = torch.cat([state.mask_BL.bool()[:, None].expand(-1, n, -1), sees_NN.expand(b, -1, -1)], 2)[:, None]
+    No image goes in: the vision tower is not run again.
+    """
+    n = token_BN.shape[1]
+    seen = torch.cat([state.mask_BL.bool()[:, None].expand(-1, n, -1), sees_BNN], 2)[:, None]
     dtype = state.hidden_BTD.dtype
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
     out = core(
-        input_ids=token_N.expand(b, -1), attention_mask=mask, past_key_values=state.cache, use_cache=True,
-        position_ids=(state.position_B[:, None] + depth_N).expand(3, -1, -1),
+        input_ids=token_BN, attention_mask=mask, past_key_values=state.cache, use_cache=True,
+        position_ids=(state.position_B[:, None] + depth_BN).expand(3, -1, -1),
     )  # fmt: skip
     return out.last_hidden_state
+
+
+def tree_paths(token_N: Array, depth_N: Array, sees_NN: Array) -> tuple[list[tuple[int, ...]], Array]:
+    """A packed tree as whole sequences: the path to each leaf, and for each node the number of one that passes it."""
+    inner = (sees_NN & ~np.eye(len(sees_NN), dtype=bool)).any(0)
+    leaves = np.flatnonzero(~inner)
+    paths = []
+    for leaf in leaves:
+        above = np.flatnonzero(sees_NN[leaf])
+        paths.append(tuple(int(t) for t in token_N[above[np.argsort(depth_N[above])]]))
+    return paths, sees_NN[leaves].argmax(0)

@@ -83,9 +83,12 @@ class PromptEncoder:
         return self._cut[user_text]
 
     def __call__(
-        self, samples: Samples, continuations: Sequence[tuple[int, ...]] | None = None, device: Any = None
-    ) -> PromptBatch:
+        self, samples: Samples, continuations: Sequence[tuple[int, ...]] | None = None, device: Any = None,
+        questions: Sequence[str] | None = None,
+    ) -> PromptBatch:  # fmt: skip
         """Prompts of `samples`, each followed by its continuation (token ids of an answer) when given.
+
+        `questions`: one a sample, other than for the decision.
 
         Uses images["front"][:, -1], speed, navigation, limit and instruction. Raises InputError on a missing
         front camera, an empty batch, or a continuation too many or few.
@@ -106,6 +109,7 @@ class PromptEncoder:
                 int(samples.navigation_N[i]),
                 float(samples.speed_limit_N[i]),
                 samples.instruction_N[i],
+                "" if questions is None else questions[i],
             )
             tail = self.tail(text)
             rows.append([*visual, *tail, *(continuations[i] if continuations is not None else ())])

@@ -44,8 +44,10 @@ def system_prompt() -> str:
     )
 
 
-def user_prompt(v: float, navigation: int, speed_limit: float, instruction: str = "") -> str:
+def user_prompt(v: float, navigation: int, speed_limit: float, instruction: str = "", question: str = "") -> str:
     """The text beside the frame: navigation, ego speed and limit in m/s (one decimal), any instruction.
+
+    A `question` asks something else about the frame than the decision; it comes last, marked as one.
 
     `v` >= 0 and finite; `navigation` a `Direction` (UNKNOWN reads "unknown"); a limit of NaN reads "unknown".
     Raises InputError on a non-finite speed, an unknown command, or special tokens inside the instruction.
@@ -60,8 +62,9 @@ def user_prompt(v: float, navigation: int, speed_limit: float, instruction: str 
     text = f"navigation {where}, speed {max(float(v), 0.0):.1f}, limit {limit}"
     said = " ".join(instruction.split())
     # A special token in the user's words would end the turn or claim image tokens that do not exist.
-    require("<|" not in said, "prompt: instruction", f"{said!r} must not hold '<|'; remove it")
-    return f"{text}. {said}" if said else text
+    require("<|" not in said + question, "prompt: instruction", f"{said + question!r} must not hold '<|'; remove it")
+    text = f"{text}. {said}" if said else text
+    return f"{text}{' ' if said else '. '}Question: {question}" if question else text
 
 
 def messages(user_text: str, answer: str | None = None) -> list[dict[str, Any]]:

@@ -33,9 +33,9 @@ CHAT_TEMPLATE = (
 )
 
 
-@lru_cache(maxsize=1)
-def _trained() -> str:
-    """The BPE vocabulary and merges as JSON, from nothing but the prompts: the same everywhere."""
+@lru_cache(maxsize=2)
+def _trained(texts: tuple[str, ...] = ()) -> str:
+    """The BPE vocabulary and merges as JSON, from nothing but the prompts and `texts`: the same everywhere."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -51,13 +51,13 @@ def _trained() -> str:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    bpe.train_from_iterator(corpus(), trainer)
+    bpe.train_from_iterator([*corpus(), *texts], trainer)
     return json.dumps(json.loads(bpe.to_str())["model"])
 
 
-def train_tokenizer() -> PreTrainedTokenizerBase:
-    """A fresh Qwen tokenizer of some hundred tokens in which every word of our prompts is one token."""
-    model = json.loads(_trained())
+def train_tokenizer(texts: tuple[str, ...] = ()) -> PreTrainedTokenizerBase:
+    """A fresh Qwen tokenizer of some hundred tokens: every word of our prompts (and of `texts`) is one."""
+    model = json.loads(_trained(texts))
     tokenizer = Qwen2Tokenizer(  # its annotations admit neither pairs as merges nor "no unknown token"
         vocab=model["vocab"],
         merges=[tuple(m) for m in model["merges"]],  # type: ignore[misc]

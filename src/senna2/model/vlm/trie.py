@@ -1,6 +1,6 @@
 """The answers as a tree of tokens: where the next token is forced there is nothing to compute.
 
-Legend: N input nodes of the packed tree, D depth of the deepest node.
+Legend: N input nodes of a tree, E edges of all answers, U edges of open places, A answers, C choices.
 """
 
 from __future__ import annotations
@@ -49,11 +49,39 @@ class PackedTree:
 
 
 @dataclass(frozen=True, eq=False)
+class OpenTree:
+    """Only what constrained generation leaves open, for C choices made before (padded to one size).
+
+    An edge is one token that may follow at an open place; its probability is a softmax over the place's edges, and
+    an answer's the product over its own. Tokens behind the last open place are never fed.
+
+    token_CN, depth_CN, sees_CNN: input nodes as in `PackedTree`. edge_from_CU (-1: the prompt's last token) and
+    edge_to_CU: source and token of an edge; place_CU: the open place it belongs to, 0 the first, -1 for padding;
+    next_CU: the place behind it, or -1 - answer. uses_CAU: which edges each answer takes.
+    """
+
+    token_CN: Array
+    depth_CN: Array
+    sees_CNN: Array
+    edge_from_CU: Array
+    edge_to_CU: Array
+    place_CU: Array
+    next_CU: Array
+    uses_CAU: Array
+
+
+@dataclass(frozen=True, eq=False)
 class TokenTrie:
-    """Built from the tokenizer's ids of the answers (speed-major, `directions` a speed)."""
+    """Built from the tokenizer's ids of the answers (speed-major, `directions` a speed).
+
+    `whole`: all that is open, a single choice. `below[c]`: what is open when the root's c-th token has been chosen
+    (answers are numbered by direction there). `packed`: every token of every answer.
+    """
 
     root: Branch
     packed: PackedTree
+    whole: OpenTree
+    below: OpenTree
     speed_of_choice: tuple[int, ...] = field(default=())
 
     @classmethod
@@ -72,7 +100,9 @@ class TokenTrie:
             speeds.append(below.pop())
         if sorted(speeds) != list(range(len(ids) // directions)):
             raise InputError("tokenizer: a speed can be said in two ways")
-        return cls(root, _pack(ids), tuple(speeds))
+        rest = [a[len(root.run) :] for a in ids]
+        chosen = [rest[s * directions : (s + 1) * directions] for s in speeds]
+        return cls(root, _pack(ids), _open([ids]), _open(chosen), tuple(speeds))
 
 
 def _branch(items: list[tuple[int, tuple[int, ...]]], start: int, run: tuple[int, ...]) -> Branch | int:
@@ -106,3 +136,57 @@ def _pack(answers: Sequence[tuple[int, ...]]) -> PackedTree:
     paths = list(nodes)
     depth = np.array([len(p) - 1 for p in paths])
     return PackedTree(np.array([p[-1] for p in paths]), depth, sees, source, token, answer)
+
+
+def _open(choices: Sequence[Sequence[tuple[int, ...]]]) -> OpenTree:
+    """One tree for each list of answers."""
+    trees = [_open_one(answers) for answers in choices]
+    n = max(len(t["token"]) for t in trees)
+    u = max(len(t["place"]) for t in trees)
+
+    def stack(name: str, size: tuple[int, ...], fill: int) -> Array:
+        out = np.full((len(trees), *size), fill)
+        for row, tree in zip(out, trees, strict=True):
+            row[tuple(slice(k) for k in tree[name].shape)] = tree[name]
+        return out
+
+    sees = stack("sees", (n, n), 0).astype(bool) | np.eye(n, dtype=bool)  # a padded node sees at least itself
+    return OpenTree(
+        token_CN=stack("token", (n,), 0),
+        depth_CN=stack("depth", (n,), 0),
+        sees_CNN=sees,
+        edge_from_CU=stack("source", (u,), 0),
+        edge_to_CU=stack("to", (u,), 0),
+        place_CU=stack("place", (u,), -1),
+        next_CU=stack("next", (u,), -1),
+        uses_CAU=stack("uses", (len(choices[0]), u), 0).astype(bool),
+    )
+
+
+def _open_one(answers: Sequence[tuple[int, ...]]) -> dict[str, Array]:
+    following: dict[tuple[int, ...], list[int]] = {}  # what was said → tokens that may come, in order of the answers
+    for ids in answers:
+        for k, token in enumerate(ids):
+            tokens = following.setdefault(ids[:k], [])
+            if token not in tokens:
+                tokens.append(token)
+    places = {path: i for i, path in enumerate(p for p, tokens in following.items() if len(tokens) > 1)}
+    fed = sorted({p[:k] for p in places for k in range(1, len(p) + 1)}, key=lambda p: (len(p), p))
+    node = {path: i for i, path in enumerate(fed)}
+    edges = [(*path, token) for path in places for token in following[path]]
+    sees = np.array([[path[: len(other)] == other for other in fed] for path in fed], bool).reshape(len(fed), len(fed))
+    nexts = []
+    for edge in edges:
+        behind = [p for p in places if p[: len(edge)] == edge]
+        final = next(i for i, ids in enumerate(answers) if ids[: len(edge)] == edge)
+        nexts.append(places[min(behind, key=len)] if behind else -1 - final)
+    return {
+        "token": np.array([p[-1] for p in fed], int),
+        "depth": np.array([len(p) - 1 for p in fed], int),
+        "sees": sees,
+        "source": np.array([node.get(e[:-1], -1) for e in edges], int),
+        "to": np.array([e[-1] for e in edges], int),
+        "place": np.array([places[e[:-1]] for e in edges], int),
+        "next": np.array(nexts, int),
+        "uses": np.array([[ids[: len(e)] == e for e in edges] for ids in answers], bool),
+    }
