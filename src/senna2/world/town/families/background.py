@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from senna2.types import AgentClass, Array, Direction
+from senna2.types import AgentClass, Array, Direction, InputError
+from senna2.world.scene import Light
 from senna2.world.town.actors import LOOKS, drive, stand, steady
 from senna2.world.town.families.draft import Draft
 from senna2.world.town.kerbside import FACADE
@@ -81,8 +82,10 @@ def _cyclists(c: Draft) -> None:
 
 
 def _side_street(c: Draft) -> None:
-    """Somebody waits at the stop line of an arm of the side street."""
+    """Somebody waits at the stop line of an arm of the side street, where it has no green light."""
     rng, junction = c.rng, c.roads.junction
+    if any(s.lanes[0].split("_")[0] in ("right", "left") and s.at(0.0) != Light.RED for s in c.signals):
+        return
     if junction is None or c.roads.side is None or any(a.motion.line not in (c.line, c.path) for a in c.actors):
         return
     for arm in ("right", "left"):
@@ -93,7 +96,7 @@ def _side_street(c: Draft) -> None:
         turn = Direction.TURN_RIGHT if c.roads.kind != "tee_right" or arm == "right" else Direction.STRAIGHT
         try:
             line = c.roads.path(arm, count - 1, turn)
-        except ValueError:
+        except InputError:
             continue
         c.try_add(kind, look, stand(line, c.t_T, -rng.uniform(3.2, 5.0) - 1.5, 0.0))
 

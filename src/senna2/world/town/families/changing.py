@@ -134,7 +134,7 @@ def parked_car_bypass(c: Draft) -> None:
     kind, look = c.pick(AgentClass.CAR)
     _, w, _ = size_of(kind, look)
     at = c.v0 * rng.uniform(4.6, 5.2) + 6.0
-    d = -(rng.uniform(2.5, 2.56) + w / 2)  # two wheels on the pavement; it leaves too little for a lorry and the ego
+    d = -(rng.uniform(2.54, 2.6) + w / 2)  # two wheels on the pavement; it leaves too little for a lorry and the ego
     c.quiet_m.append((at - 30.0, at + 30.0))
     c.add(kind, look, stand(c.line, c.t_T, at, d), key=True)
     c.oncoming = False

@@ -74,7 +74,7 @@ def dense_place(rng: np.random.Generator) -> Place:
 def dense_following(c: Draft) -> None:
     """The tail of a queue: it stops, goes and stops again; beside it another one."""
     rng = c.rng
-    pace, period = max(c.v0, 2.0), rng.uniform(5.0, 7.5)
+    pace, period = max(c.v0, 2.0), rng.uniform(8.0, 11.0)
     phase = rng.uniform(0, period)
     for k in range(c.section.forward):
         own = k == c.place.lane
@@ -83,7 +83,7 @@ def dense_following(c: Draft) -> None:
         shift = phase if own else rng.uniform(0, period)
 
         def wish(t: float, shift: float = shift) -> tuple[float, float]:
-            return (0.0, 2.2) if (t + shift) % period > 0.55 * period else (pace * 1.15, 2.0)
+            return (0.0, 2.2) if (t + shift) % period > 0.45 * period else (pace * 1.15, 2.0)
 
         count = int(rng.integers(3, 6))
         drawn = [c.vehicle(large=1.3) for _ in range(count)]

@@ -10,9 +10,9 @@ from senna2.types import AgentClass, Direction
 from senna2.world.scene import INDICATOR_LEFT, INDICATOR_RIGHT
 from senna2.world.town.actors import LOOKS, Ahead, drive, size_of, steady
 from senna2.world.town.families.draft import Draft, Place, draw_kind, draw_limit, draw_section
-from senna2.world.town.families.signals import signals
+from senna2.world.town.families.signals import AMBER_S, CLEAR_S, signals
 from senna2.world.town.network import crossing_point
-from senna2.world.town.roads import Section
+from senna2.world.town.roads import ReferenceLine, Section
 
 
 def right_turn_place(rng: np.random.Generator) -> Place:
@@ -107,8 +107,8 @@ def oncoming_left_turn(c: Draft) -> None:
 
 def red_light_place(rng: np.random.Generator) -> Place:
     section = draw_section(rng)
-    kind, lane = draw_kind(rng, cross=0.8, tee_left=0.2), int(rng.integers(section.forward))
-    return Place(kind, draw_limit(rng), section, lane=lane, lights=True, junction_s=float(rng.uniform(48, 55)))
+    lane, junction_s = int(rng.integers(section.forward)), float(rng.uniform(48, 55))
+    return Place("cross", draw_limit(rng), section, lane=lane, lights=True, junction_s=junction_s)
 
 
 def red_light(c: Draft) -> None:
@@ -117,36 +117,33 @@ def red_light(c: Draft) -> None:
     last = float(c.t_T[-1])
     turns_green = rng.random() < 0.55
     c.signals = signals(c.roads, rng.uniform(7.0, 9.0) if turns_green else None, 99.0, last)
-    side = c.roads.side
+    side, junction = c.roads.side, c.roads.junction
     assert side is not None
-    until = float(c.signals[0].t_T[-1]) - 4.0 if turns_green else last
-    arms = [arm for arm in ("right", "left") if arm in c.roads.junction.arms]  # type: ignore[union-attr]
-    first = True
-    for arm in arms:
-        if len(arms) < 2:
-            break  # nowhere to go straight on to
-        for k in range(side.section.forward if arm == "right" else side.section.oncoming):
-            line = c.roads.path(arm, k, Direction.STRAIGHT)
-            pace = c.limit * rng.uniform(0.7, 0.9)
-            at, behind = rng.uniform(-10.0, 4.0), None
-            for _ in range(int(rng.integers(1, 4))):
-                kind, look = c.vehicle()
-                half = size_of(kind, look)[0] / 2
-                motion = drive(line, c.t_T, at - half, pace, 0.0, steady(pace), ahead=behind)
-                passes = float(np.interp(6.0, motion.s_T, c.t_T))
-                if passes < until:
-                    added = c.try_add(kind, look, motion, margin=0.8)
-                    if added and first:
-                        first = False
-                behind = Ahead(motion, half + 3.0)
-                at -= 2 * half + rng.uniform(9.0, 22.0)
+    assert junction is not None
+    until = float(c.signals[0].t_T[-1]) - CLEAR_S - AMBER_S if turns_green else last
+    for arm, sense in (("right", 1), ("left", -1)):
+        for k in range(side.section.lanes(sense)):
+            _across(c, c.roads.path(arm, k, Direction.STRAIGHT), until)
     if rng.random() < 0.4:  # somebody waits at the line already
         kind, look = c.vehicle()
-        assert c.roads.junction is not None
-        stop = c.roads.junction.entry_s - 2.0 - size_of(kind, look)[0] / 2
+        stop = junction.stop_s - 1.5 - size_of(kind, look)[0] / 2
         green = float(c.signals[0].t_T[-1]) if turns_green else math.inf
 
         def wish(t: float) -> tuple[float, float]:
             return (0.0, 4.0) if t < green + 0.8 else (c.limit, 2.0)
 
         c.add(kind, look, c.on_lane(stop, 0.0, c.d, wish))
+
+
+def _across(c: Draft, line: ReferenceLine, until: float) -> None:
+    """A few vehicles one behind the other, as many as pass the stop line before `until`, s."""
+    rng = c.rng
+    pace, at, before = c.limit * rng.uniform(0.7, 0.9), rng.uniform(-10.0, 4.0), None
+    for _ in range(int(rng.integers(1, 4))):
+        kind, look = c.vehicle()
+        half = size_of(kind, look)[0] / 2
+        motion = drive(line, c.t_T, at - half, pace, 0.0, steady(pace), ahead=before)
+        if float(np.interp(6.0, motion.s_T, c.t_T)) < until:
+            c.try_add(kind, look, motion, margin=0.8)
+        before = Ahead(motion, half + 3.0)
+        at -= 2 * half + rng.uniform(9.0, 22.0)

@@ -18,7 +18,7 @@ from senna2.world.scene import Expert, Scene, SceneMeta
 from senna2.world.sim import Simulator
 from senna2.world.town.expert import ExpertDriver
 from senna2.world.town.families.background import add_background
-from senna2.world.town.families.catalogue import BASE, FAMILIES, base_of
+from senna2.world.town.families.catalogue import BASE, CORE, FAMILIES, base_of
 from senna2.world.town.families.draft import BEYOND_S, DT, Draft
 from senna2.world.town.look import Look
 from senna2.world.town.signals import make_signal
@@ -28,6 +28,7 @@ SPLITS = ("train", "tune", "val", "test", "showcase")
 ATTEMPTS = 12
 LONGEST_S = 40.0
 STRADDLING_S = 4.0  # longer over a line than this is a failure (EVALUATION.md)
+ROAD_ENDS_M = 25.0  # m before its street's end a clip ends, however long it was to last
 SETTLED_S = 0.5  # s without anything under way before a clip may end
 VARIATIONS = 100  # seeds of the showcase that share a place: the clip and what its variations are chosen from
 CHANGES = (Direction.CHANGE_LEFT, Direction.CHANGE_RIGHT)
@@ -40,20 +41,17 @@ def scene_seed(split: str, family: str, i: int) -> int:
     return (SPLITS.index(split) + 1) * 1_000_000 + FAMILIES.index(family) * 10_000 + i
 
 
-def split_scenes(split: str, count: int, families: tuple[str, ...] | None = None) -> list[tuple[str, int]]:
-    """(family, seed) of the first `count` clips of a split, families (by default the core ones) in turn."""
-    from senna2.world.town.families.catalogue import CORE
-
-    chosen = families or CORE
-    n = len(chosen)
-    return [(chosen[i % n], scene_seed(split, chosen[i % n], i // n)) for i in range(count)]
+def split_scenes(split: str, count: int, families: Sequence[str] = CORE) -> list[tuple[str, int]]:
+    """(family, seed) of the first `count` clips of a split, families in turn."""
+    n = len(families)
+    return [(families[i % n], scene_seed(split, families[i % n], i // n)) for i in range(count)]
 
 
 def make_scene(family: str, seed: int, split: str = "train", *, duration_s: float | None = None) -> Scene:
     """A validated clip with the expert's log, determined by (family, seed, split, duration).
 
-    duration_s: up to 40 s; by default what the family's story needs (10 to 13 s). Raises `InputError` for unknown
-    names, and if no attempt gave a clip that the expert passes.
+    duration_s: up to 40 s (less where the ego's street ends before); by default what the family's story needs, 10 to
+    15 s. Raises `InputError` for unknown names, and if no attempt gave a clip that the expert passes.
     """
     return make_scene_counted(family, seed, split, duration_s=duration_s)[0]
 
@@ -154,7 +152,10 @@ def demonstrated(scene: Scene, least_s: float, *, may_return: bool = False) -> S
         settled = not state.straddling and direction[-1] not in CHANGES
         settled &= driver.maneuver_done or (may_return and has_begun(direction))
         calm_s = calm_s + DT if settled else 0.0
+        left_m = float(np.hypot(e.x - scene.route_P2[-1, 0], e.y - scene.route_P2[-1, 1]))
         if state.done or (state.t_s > least_s - DT / 2 and calm_s > SETTLED_S):
+            break
+        if left_m < ROAD_ENDS_M and settled:
             break
         state = simulator.step(state, plan)
         if state.contacts or state.off_road:
