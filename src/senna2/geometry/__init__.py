@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from senna2.geometry.areas import DrivableArea, LaneAreas, Lines
 from senna2.geometry.boxes import bearing, box_of, corners, hits_segments, overlap
-from senna2.geometry.safety import AHEAD, BEHIND, STAND_SPEED, ContactVerdict, judge_contact, pair_ttc, plan_ttc, ttc
+from senna2.geometry.safety import (
+    AHEAD,
+    BEHIND,
+    STAND_SPEED,
+    ContactVerdict,
+    judge_contact,
+    least_ttc,
+    pair_ttc,
+    plan_ttc,
+    ttc,
+)
 
 __all__ = [
     "AHEAD",
@@ -24,6 +34,7 @@ __all__ = [
     "corners",
     "hits_segments",
     "judge_contact",
+    "least_ttc",
     "overlap",
     "pair_ttc",
     "plan_ttc",

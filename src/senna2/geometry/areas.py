@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import shapely
 
-from senna2.geometry.kernels import hits_any
+from senna2.geometry.kernels import farthest_outside, held_by, hits_any
 from senna2.types import Array, InputError
 
 
@@ -19,7 +19,11 @@ class LaneAreas:
     """
 
     def __init__(self, polygons: Sequence[Array], joined: Sequence[tuple[int, int]], junction: Sequence[bool]) -> None:
-        self._tree = shapely.STRtree(_polygons(polygons, "lane"))
+        areas = _polygons(polygons, "lane")
+        rings = [_edges(area) for area in areas]
+        self._edges_E4 = np.concatenate([np.zeros((0, 4)), *rings])
+        self._first_L = np.concatenate([[0], np.cumsum([len(r) for r in rings], dtype=np.int64)])
+        self._bounds_L4 = shapely.bounds(areas).reshape(-1, 4)
         if len(junction) != len(polygons):
             raise InputError(f"lanes: {len(junction)} junction flags for {len(polygons)} polygons")
         self._junction = np.asarray(junction, bool)
@@ -48,16 +52,21 @@ class LaneAreas:
 
     def in_junction(self, point_2: Array) -> bool:
         """Whether a point (2,) is in a lane of a junction."""
-        lanes = self._tree.query(shapely.Point(point_2[0], point_2[1]), predicate="intersects")
-        return bool(self._junction[lanes].any())
+        return bool(self._junction[self._held(np.asarray(point_2)[None]) > 0].any())
+
+    def watches_all_around(self, corners_42: Array, point_2: Array) -> bool:
+        """Whether an ego of these corners and rear axle is in several lanes, off the lanes or in a junction. A corner
+        off the lanes is in no chain of them, so `several_lanes` knows it too."""
+        return self.several_lanes(corners_42) or self.in_junction(point_2)
 
     def _corners_by_lane(self, corners_42: Array) -> dict[int, int]:
         """Lane → bit set of the corners in it."""
-        corner, lane = self._tree.query(shapely.points(corners_42), predicate="intersects")
-        held: dict[int, int] = {}
-        for c, i in zip(corner.tolist(), lane.tolist(), strict=True):
-            held[i] = held.get(i, 0) | (1 << c)
-        return held
+        held_L = self._held(corners_42)
+        return {int(lane): int(held_L[lane]) for lane in held_L.nonzero()[0]}
+
+    def _held(self, points_N2: Array) -> Array:
+        points = np.ascontiguousarray(points_N2, np.float64)
+        return held_by(points, self._edges_E4, self._first_L, self._bounds_L4)
 
     def _chain_holds(self, lane: int, held: dict[int, int], bits: int, full: int, more: int) -> bool:
         if bits == full:
@@ -75,14 +84,11 @@ class DrivableArea:
     def __init__(self, polygons: Sequence[Array]) -> None:
         if len(polygons) == 0:
             raise InputError("drivable area: no polygon; a map that does not know it has no DrivableArea")
-        self._area = shapely.union_all(_polygons(polygons, "drivable area"))
-        shapely.prepare(self._area)
+        self._edges_E4 = _edges(shapely.union_all(_polygons(polygons, "drivable area")))
 
     def outside_m(self, corners_42: Array) -> float:
         """Largest distance of a corner (4, 2) outside the area, m; 0 if all are inside."""
-        points = shapely.points(np.asarray(corners_42, np.float64))
-        out = points[~shapely.intersects(self._area, points)]
-        return float(shapely.distance(self._area, out).max()) if len(out) else 0.0
+        return farthest_outside(np.ascontiguousarray(corners_42, np.float64), self._edges_E4)
 
 
 class Lines:
@@ -120,3 +126,16 @@ def _polygons(rings: Sequence[Array], what: str) -> Array:
             raise InputError(f"{what} polygon {i}: shape {points.shape}; needs (at least 3, 2) finite points")
         areas.append(shapely.make_valid(shapely.Polygon(points)))  # maps do hold rings that cross themselves
     return np.array(areas, dtype=object)
+
+
+def _edges(area: shapely.Geometry) -> Array:
+    """(E, 4) edges x0, y0, x1, y1 of all rings of a valid area; what points and lines it holds (of rings without
+    width) run there and back, so that a ray meets them an even number of times."""
+    edges = [np.zeros((0, 4))]
+    for part in shapely.get_parts(shapely.get_parts(area)):  # a collection may hold a multi-polygon
+        hollow = part.geom_type != "Polygon"
+        for ring in (part,) if hollow else (part.exterior, *part.interiors):
+            points = shapely.get_coordinates(ring)
+            points = np.concatenate([points, points[::-1]]) if hollow else points
+            edges.append(np.hstack([points[:-1], points[1:]]))
+    return np.concatenate(edges)

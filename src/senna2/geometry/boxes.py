@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from math import cos, sin
+
 import numpy as np
 
-from senna2.geometry.kernels import hits_many, overlap_many, overlap_one
+from senna2.geometry.kernels import box_corners, hits_many, overlap_many, overlap_one
 from senna2.types import Array, VehicleShape
 
 
 def box_of(pose_3: Array, shape: VehicleShape) -> Array:
     """Rear-axle poses (…, 3) → boxes (…, 5) of that vehicle."""
     pose = np.asarray(pose_3, np.float64)
+    if pose.ndim == 1:  # one pose: numpy's calls would cost far more than the numbers
+        x, y, yaw = pose.tolist()
+        offset = shape.centre_offset
+        return np.array([x + offset * cos(yaw), y + offset * sin(yaw), yaw, shape.length, shape.width])
     box = np.empty((*pose.shape[:-1], 5))
     box[..., 0] = pose[..., 0] + shape.centre_offset * np.cos(pose[..., 2])
     box[..., 1] = pose[..., 1] + shape.centre_offset * np.sin(pose[..., 2])
@@ -22,6 +28,8 @@ def box_of(pose_3: Array, shape: VehicleShape) -> Array:
 def corners(boxes_5: Array) -> Array:
     """Boxes (…, 5) → corners (…, 4, 2): front-left, front-right, rear-right, rear-left."""
     box = np.asarray(boxes_5, np.float64)
+    if box.shape == (5,):
+        return box_corners(box)
     along = np.stack([np.cos(box[..., 2]), np.sin(box[..., 2])], -1) * (box[..., 3:4] / 2)
     left = np.stack([-np.sin(box[..., 2]), np.cos(box[..., 2])], -1) * (box[..., 4:5] / 2)
     centre = box[..., :2]

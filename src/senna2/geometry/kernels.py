@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import atan2, cos, sin, sqrt
+from math import atan2, cos, inf, isfinite, sin, sqrt
 
 import numba
 import numpy as np
@@ -66,6 +66,17 @@ def _hits(box, c, s, seg):
 
 
 @numba.njit(cache=True)
+def box_corners(box):
+    """(4, 2) front-left, front-right, rear-right, rear-left."""
+    c, s, half_l, half_w = cos(box[2]), sin(box[2]), box[3] / 2, box[4] / 2
+    out = np.empty((4, 2))
+    for k in range(4):
+        u, v = half_l if k < 2 else -half_l, half_w if k in (0, 3) else -half_w
+        out[k, 0], out[k, 1] = box[0] + c * u - s * v, box[1] + s * u + c * v
+    return out
+
+
+@numba.njit(cache=True)
 def hits_many(boxes, segments):
     out = np.empty((len(boxes), len(segments)), np.bool_)
     for i in range(len(boxes)):
@@ -85,34 +96,58 @@ def hits_any(box, segments):
 
 
 @numba.njit(cache=True)
+def _pair_ttc(ego, ec, es, ego_v, box, v, step_s, steps):
+    """First k·step_s, k up to `steps`, at which two boxes overlap, each at constant velocity; inf if there is none."""
+    el, ew, half_l, half_w = ego[3] / 2, ego[4] / 2, box[3] / 2, box[4] / 2
+    c, s = cos(box[2]), sin(box[2])
+    dx, dy = box[0] - ego[0], box[1] - ego[1]
+    wx, wy = v * c - ego_v * ec, v * s - ego_v * es
+    reach = el + ew + half_l + half_w + 1e-6
+    closing, speed2 = -(dx * wx + dy * wy), wx * wx + wy * wy
+    nearest = min(max(closing / speed2, 0.0), steps * step_s) if speed2 > 1e-12 else 0.0
+    if not ((dx + nearest * wx) ** 2 + (dy + nearest * wy) ** 2 <= reach * reach):
+        return inf  # their circles never meet
+    first = 0
+    if speed2 > 1e-12 and dx * dx + dy * dy > reach * reach:
+        # they meet first where |d + w t| = reach; a step of slack for rounding
+        root = closing * closing - speed2 * (dx * dx + dy * dy - reach * reach)
+        first = max(int((closing - sqrt(max(root, 0.0))) / speed2 / step_s) - 1, 0)
+    for k in range(first, steps + 1):
+        t = k * step_s  # integer k: summing 0.1 would drift past the horizon
+        if _overlap(
+            ego[0] + ego_v * t * ec, ego[1] + ego_v * t * es, ec, es, el, ew,
+            box[0] + v * t * c, box[1] + v * t * s, c, s, half_l, half_w,
+        ):  # fmt: skip
+            return t
+    return inf
+
+
+@numba.njit(cache=True)
 def ttc_many(ego, ego_v, boxes, v, counts, step_s, steps):
     out = np.full(len(boxes), np.inf)
-    ec, es, el, ew = cos(ego[2]), sin(ego[2]), ego[3] / 2, ego[4] / 2
+    ec, es = cos(ego[2]), sin(ego[2])
     for i in range(len(boxes)):
-        if not counts[i]:
-            continue
-        c, s, half_l, half_w = cos(boxes[i, 2]), sin(boxes[i, 2]), boxes[i, 3] / 2, boxes[i, 4] / 2
-        dx, dy = boxes[i, 0] - ego[0], boxes[i, 1] - ego[1]
-        wx, wy = v[i] * c - ego_v * ec, v[i] * s - ego_v * es
-        reach = el + ew + half_l + half_w + 1e-6
-        closing, speed2 = -(dx * wx + dy * wy), wx * wx + wy * wy
-        nearest = min(max(closing / speed2, 0.0), steps * step_s) if speed2 > 1e-12 else 0.0
-        if not ((dx + nearest * wx) ** 2 + (dy + nearest * wy) ** 2 <= reach * reach):
-            continue  # their circles never meet
-        first = 0
-        if speed2 > 1e-12 and dx * dx + dy * dy > reach * reach:
-            # they meet first where |d + w t| = reach; a step of slack for rounding
-            root = closing * closing - speed2 * (dx * dx + dy * dy - reach * reach)
-            first = max(int((closing - sqrt(max(root, 0.0))) / speed2 / step_s) - 1, 0)
-        for k in range(first, steps + 1):
-            t = k * step_s  # integer k: summing 0.1 would drift past the horizon
-            if _overlap(
-                ego[0] + ego_v * t * ec, ego[1] + ego_v * t * es, ec, es, el, ew,
-                boxes[i, 0] + v[i] * t * c, boxes[i, 1] + v[i] * t * s, c, s, half_l, half_w,
-            ):  # fmt: skip
-                out[i] = t
-                break
+        if counts[i]:
+            out[i] = _pair_ttc(ego, ec, es, ego_v, boxes[i], v[i], step_s, steps)
     return out
+
+
+@numba.njit(cache=True)
+def ttc_nearest(pose, ego, ego_v, boxes, counts, ahead, behind, step_s, steps):
+    """(smallest over the agents ahead, smallest over those not behind). Boxes (A, 6) with the speed, NaN absent."""
+    in_front, around = inf, inf
+    c, s = cos(pose[2]), sin(pose[2])
+    for i in range(len(boxes)):
+        if not counts[i] or not isfinite(boxes[i, 0]):
+            continue
+        dx, dy = boxes[i, 0] - pose[0], boxes[i, 1] - pose[1]
+        bearing = abs(atan2(c * dy - s * dx, c * dx + s * dy))
+        if bearing <= behind:
+            t = _pair_ttc(ego, c, s, ego_v, boxes[i], boxes[i, 5], step_s, steps)
+            around = min(around, t)
+            if bearing <= ahead:
+                in_front = min(in_front, t)
+    return in_front, around
 
 
 @numba.njit(cache=True)
@@ -134,3 +169,50 @@ def ttc_along(plan, ego, speed, plan_dt, boxes, v, bound, stand_speed, step_s, s
         for i in range(len(found)):
             out[t] = min(out[t], found[i])
     return out
+
+
+@numba.njit(cache=True)
+def _inside(x, y, edges, first, last):
+    """Whether a point lies within the rings of edges `first` … `last` - 1 (even-odd) or on one of them."""
+    odd = False
+    for e in range(first, last):
+        x0, y0, x1, y1 = edges[e, 0], edges[e, 1], edges[e, 2], edges[e, 3]
+        if (y0 > y and y1 > y) or (y0 < y and y1 < y) or (x0 < x and x1 < x):
+            continue  # it passes above, below or behind
+        side = (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)
+        if side == 0 and min(x0, x1) <= x <= max(x0, x1):
+            return True
+        if (y0 > y) != (y1 > y) and (side > 0) == (y1 > y0):
+            odd = not odd
+    return odd
+
+
+@numba.njit(cache=True)
+def held_by(points, edges, first, bounds):
+    """(L,) per area the bit set of the points within it. Area l: edges first[l] … first[l + 1] - 1, bounds (L, 4)."""
+    held = np.zeros(len(bounds), np.int64)
+    for area in range(len(bounds)):
+        low_x, low_y, high_x, high_y = bounds[area, 0], bounds[area, 1], bounds[area, 2], bounds[area, 3]
+        for k in range(len(points)):
+            x, y = points[k, 0], points[k, 1]
+            if low_x <= x <= high_x and low_y <= y <= high_y and _inside(x, y, edges, first[area], first[area + 1]):
+                held[area] |= 1 << k
+    return held
+
+
+@numba.njit(cache=True)
+def farthest_outside(points, edges):
+    """Largest distance of a point from the area of these edges, 0 within."""
+    worst = 0.0
+    for k in range(len(points)):
+        x, y = points[k, 0], points[k, 1]
+        if _inside(x, y, edges, 0, len(edges)):
+            continue
+        least = inf
+        for e in range(len(edges)):
+            sx, sy, rx, ry = edges[e, 2] - edges[e, 0], edges[e, 3] - edges[e, 1], x - edges[e, 0], y - edges[e, 1]
+            along = min(max((rx * sx + ry * sy) / max(sx * sx + sy * sy, 1e-18), 0.0), 1.0)
+            gx, gy = rx - along * sx, ry - along * sy
+            least = min(least, gx * gx + gy * gy)
+        worst = max(worst, sqrt(least))
+    return worst

@@ -8,7 +8,7 @@ from math import inf, pi
 import numpy as np
 
 from senna2.geometry.boxes import bearing, box_of, corners, hits_segments
-from senna2.geometry.kernels import ttc_along, ttc_many
+from senna2.geometry.kernels import ttc_along, ttc_many, ttc_nearest
 from senna2.types import Array, InputError, VehicleShape
 
 STAND_SPEED = 0.05  # m/s; at or below it a car stands
@@ -55,6 +55,21 @@ def ttc(
     steps = round(horizon_s / step_s)
     v = np.ascontiguousarray(np.broadcast_to(np.asarray(v_A, np.float64), len(boxes)))
     return ttc_many(box_of(pose, shape), float(ego_v), boxes, v, counts, step_s, steps)
+
+
+def least_ttc(
+    ego_pose_3: Array, ego_v: float, shape: VehicleShape, boxes_A6: Array, counted_A: Array, *,
+    horizon_s: float = 5.0, step_s: float = 0.1,
+) -> tuple[float, float]:  # fmt: skip
+    """The least `ttc` over the agents ahead, and over all that are not behind, s; inf where there is none.
+
+    boxes_A6: with the speed, NaN rows for absent agents. counted_A: (A,) bool, who is looked at. The ego must move.
+    """
+    steps = round(horizon_s / step_s)
+    ahead, around = ttc_nearest(
+        ego_pose_3, box_of(ego_pose_3, shape), ego_v, boxes_A6, counted_A, AHEAD, BEHIND, step_s, steps
+    )
+    return ahead, around
 
 
 def pair_ttc(

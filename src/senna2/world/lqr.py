@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from senna2.types import Array, EgoState, Trajectory, VehicleShape
-from senna2.world.vehicle import STANDING_M, VehicleLimits, along_plan, means_stand
+from senna2.world.vehicle import VehicleLimits, along_plan, means_stand
+from senna2.world.vehicle_kernel import STANDING_M
 
 
 @dataclass(frozen=True)

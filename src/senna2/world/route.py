@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
 from senna2.frames import along_polyline
 from senna2.types import Array
 
+NEAR_M = 40.0  # how far from its last position an ego is looked for
 PROLONGED_M = 300.0  # a route goes straight on beyond its ends, so that progress does not stop at them
 SAME_WAY = 0.5  # cosine: within 60 degrees
 
@@ -32,25 +34,16 @@ class Route:
         self.length_m = float(self._s_P[-2]) - self._zero  # from the expert's start to the route's end
 
     def locate(self, point_2: Array, near_m: float | None = None) -> float:
-        """Position along the route, m. `near_m`: the position a moment ago; only ±40 m about it are searched, so a
+        """Position along the route, m. `near_m`: the position a moment ago; only ±`NEAR_M` about it are searched, so a
         route that crosses itself does not make the ego jump."""
-        i0, i1 = 0, len(self._step)
-        if near_m is not None:
-            s = near_m + self._zero
-            i0 = max(int(np.searchsorted(self._s_P, s - 40.0)) - 1, 0)
-            i1 = max(min(int(np.searchsorted(self._s_P, s + 40.0)), i1), i0 + 1)
-        step, length = self._step[i0:i1], self._length[i0:i1]
-        rx, ry = point_2[0] - self._long_P2[i0:i1, 0], point_2[1] - self._long_P2[i0:i1, 1]
-        along = np.clip((rx * step[:, 0] + ry * step[:, 1]) / length, 0, length)
-        gx, gy = rx - along * step[:, 0] / length, ry - along * step[:, 1] / length
-        best = int(np.argmin(gx * gx + gy * gy))
-        return float(self._s_P[i0 + best] + along[best]) - self._zero
+        near = np.nan if near_m is None else near_m + self._zero
+        x, y = float(point_2[0]), float(point_2[1])
+        return float(_nearest(x, y, near, self._long_P2, self._s_P, self._step, self._length)) - self._zero
 
     def at(self, position_N: Array) -> Array:
         """(N, 2) points at positions, beyond the ends straight on."""
-        s = np.asarray(position_N) + self._zero
-        i = np.clip(np.searchsorted(self._s_P, s, side="right") - 1, 0, len(self._step) - 1)
-        return self._long_P2[i] + self._step[i] * ((s - self._s_P[i]) / self._length[i])[:, None]
+        s = np.asarray(position_N, np.float64) + self._zero
+        return _points_at(s, self._long_P2, self._s_P, self._step, self._length)
 
     def crossing(self, line_22: Array, heading: float, reach_m: float = 0.0) -> float | None:
         """Where the route runs over a stop line (its two ends), m; None if it passes more than `reach_m` beside it, or
@@ -75,3 +68,31 @@ class Route:
         for point in np.asarray(pose_N3)[:, :2]:
             positions.append(self.locate(point, positions[-1] if positions else None))
         return np.array(positions)
+
+
+@numba.njit(cache=True)
+def _nearest(x, y, near, line, s_line, step, length):
+    """Arc length of the point of a polyline nearest to (x, y); near NaN: everywhere, else about that arc length."""
+    first, last = 0, len(step)
+    if not np.isnan(near):
+        first = max(int(np.searchsorted(s_line, near - NEAR_M)) - 1, 0)
+        last = max(min(int(np.searchsorted(s_line, near + NEAR_M)), last), first + 1)
+    least, best = np.inf, 0.0
+    for i in range(first, last):
+        rx, ry = x - line[i, 0], y - line[i, 1]
+        along = min(max((rx * step[i, 0] + ry * step[i, 1]) / length[i], 0.0), length[i])
+        gx, gy = rx - along * step[i, 0] / length[i], ry - along * step[i, 1] / length[i]
+        gap = gx * gx + gy * gy
+        if gap < least:
+            least, best = gap, s_line[i] + along
+    return best
+
+
+@numba.njit(cache=True)
+def _points_at(s, line, s_line, step, length):
+    out = np.empty((len(s), 2))
+    for k in range(len(s)):
+        i = min(max(int(np.searchsorted(s_line, s[k], side="right")) - 1, 0), len(step) - 1)
+        u = (s[k] - s_line[i]) / length[i]
+        out[k, 0], out[k, 1] = line[i, 0] + step[i, 0] * u, line[i, 1] + step[i, 1] * u
+    return out

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from senna2.frames import along_polyline, points_to_ego, pose_to_matrix, sample_polyline, wrap
+from senna2.frames import along_polyline, points_to_ego, pose_to_matrix, sample_polyline
 from senna2.types import (
     LANE_POINTS,
     MAX_AGENTS,
@@ -25,6 +25,7 @@ from senna2.world.judge import MapJudge, pose_of
 from senna2.world.render.base import Instance, PosedCamera, Renderer, Sky, to_u8
 from senna2.world.route import Route
 from senna2.world.scene import BRAKE, INDICATOR_LEFT, INDICATOR_RIGHT, Light, Scene
+from senna2.world.state_kernel import nearest_agents, nearest_lines
 from senna2.world.traffic.base import AgentsState
 
 STRIDE_S = 0.25  # legs change twice a second
@@ -129,11 +130,15 @@ class StateSensor:
         lines += [(line, LaneKind.KERB) for line in _kerb_polylines(scene, judge)]
         dense = [_dense(np.asarray(line, np.float64)) for line, _ in lines]
         self._kind_L = np.array([kind for _, kind in lines], np.int8)
+        self._two_way_L = self._kind_L != LaneKind.LANE  # dividers and kerbs are read the way the ego looks
         counts = np.array([len(d) for d in dense], int)
         self._first_L = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(int) if len(dense) else counts
         self._last_L = self._first_L + counts - 1
         self._points = np.concatenate(dense) if dense else np.zeros((0, 2))
         self._on_route = self._beside_route(scene)
+        told = ROUTE_SPACING * np.arange(1, ROUTE_POINTS + 1)
+        lane = LANE_DENSE_M * LANE_STEP * np.arange(-LANE_BEHIND, LANE_POINTS - LANE_BEHIND)
+        self._ahead_m = np.concatenate([told, lane])  # of the route's points, and of the route lane's
         self._stops = [
             (s, signal, np.asarray(signal.stop_line_22, np.float64))
             for signal in scene.signals
@@ -155,9 +160,9 @@ class StateSensor:
     ) -> StateObservation:
         pose = pose_of(ego)
         boxes, classes = _nearest_agents(pose, boxes_A6, classes_A)
-        lanes, kinds = self._lanes(pose, progress_m, self._red_lines(progress_m, t_s))
-        route = self._route.at(progress_m + ROUTE_SPACING * np.arange(1, ROUTE_POINTS + 1))
-        return StateObservation(boxes, classes, lanes, kinds, points_to_ego(route, pose).astype(np.float32))
+        points = points_to_ego(self._route.at(progress_m + self._ahead_m), pose).astype(np.float32)
+        lanes, kinds = self._lanes(pose, points[ROUTE_POINTS:], self._red_lines(progress_m, t_s))
+        return StateObservation(boxes, classes, lanes, kinds, points[:ROUTE_POINTS])
 
     def _red_lines(self, progress_m: float, t_s: float) -> list[Array]:
         """The stop lines of red and amber lights ahead on the route, the nearest first."""
@@ -168,51 +173,26 @@ class StateSensor:
         ]
         return [line_22 for _, line_22 in sorted(ahead, key=lambda stop: stop[0])]
 
-    def _lanes(self, pose_3: Array, progress_m: float, red_lines: list[Array]) -> tuple[Array, Array]:
+    def _lanes(self, pose_3: Array, route_lane_P2: Array, red_lines: list[Array]) -> tuple[Array, Array]:
         lanes = np.full((MAX_LANES, LANE_POINTS, 2), np.nan, np.float32)
         kinds = np.full(MAX_LANES, -1, np.int8)
-        spacing = LANE_DENSE_M * LANE_STEP
-        ahead = self._route.at(progress_m + spacing * np.arange(-LANE_BEHIND, LANE_POINTS - LANE_BEHIND))
-        lanes[0], kinds[0] = points_to_ego(ahead, pose_3), LaneKind.ROUTE_LANE
+        lanes[0], kinds[0] = route_lane_P2, LaneKind.ROUTE_LANE
         row = 1
         for line_22 in red_lines[: MAX_LANES - 1]:
             across = line_22[0] + np.linspace(0, 1, LANE_POINTS)[:, None] * (line_22[1] - line_22[0])
             lanes[row], kinds[row] = points_to_ego(across, pose_3), LaneKind.RED_STOP_LINE
             row += 1
-        if len(self._points) == 0:
-            return lanes, kinds
-        gap = np.hypot(self._points[:, 0] - pose_3[0], self._points[:, 1] - pose_3[1])
-        nearest = np.minimum.reduceat(gap, self._first_L)
-        for line in np.argsort(nearest, kind="stable"):
-            if row == MAX_LANES or nearest[line] > LANE_RANGE_M:
-                break
-            first, last = self._first_L[line], self._last_L[line]
-            middle = first + int(np.argmin(gap[first : last + 1]))
-            step = self._points[min(middle + 1, last)] - self._points[max(middle - 1, first)]
-            along = step[0] * np.cos(pose_3[2]) + step[1] * np.sin(pose_3[2])
-            # Dividers and kerbs have no direction of their own: they are read the way the ego looks.
-            sense = -1 if along < 0 and self._kind_L[line] != LaneKind.LANE else 1
-            index = middle + sense * LANE_STEP * np.arange(-LANE_BEHIND, LANE_POINTS - LANE_BEHIND)
-            index = np.clip(index, first, last)
-            if self._on_route[index].all():
-                continue
-            lanes[row], kinds[row] = points_to_ego(self._points[index], pose_3), self._kind_L[line]
-            row += 1
+        nearest_lines(
+            pose_3, self._points, self._first_L, self._last_L, self._two_way_L, self._on_route, self._kind_L, row,
+            LANE_RANGE_M, LANE_STEP, LANE_BEHIND, lanes, kinds,
+        )  # fmt: skip
         return lanes, kinds
 
 
 def _nearest_agents(pose_3: Array, boxes_A6: Array, classes_A: Array) -> tuple[Array, Array]:
     boxes = np.full((MAX_AGENTS, 6), np.nan, np.float32)
     classes = np.full(MAX_AGENTS, -1, np.int8)
-    gap = np.hypot(boxes_A6[:, 0] - pose_3[0], boxes_A6[:, 1] - pose_3[1])
-    order = np.argsort(gap, kind="stable")  # NaN (absent) last
-    order = order[: min(MAX_AGENTS, int(np.isfinite(gap).sum()))]
-    here = boxes_A6[order]
-    n = len(order)
-    boxes[:n, :2] = points_to_ego(here[:, :2], pose_3)
-    boxes[:n, 2] = wrap(here[:, 2] - pose_3[2])
-    boxes[:n, 3:] = here[:, 3:]
-    classes[:n] = classes_A[order]
+    nearest_agents(pose_3, boxes_A6, classes_A, boxes, classes)
     return boxes, classes
 
 

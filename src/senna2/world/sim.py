@@ -11,6 +11,7 @@ import numpy as np
 
 from senna2.geometry import box_of
 from senna2.types import (
+    Array,
     ClipMeta,
     Contact,
     Direction,
@@ -27,7 +28,7 @@ from senna2.world.route import Route
 from senna2.world.scene import Scene
 from senna2.world.sensors import CameraSensor, Moment, StateSensor
 from senna2.world.traffic import AgentsState, make_traffic
-from senna2.world.vehicle import PlanTracker, Tracker, VehicleLimits, follow_exactly, follow_plan, yaw_rate
+from senna2.world.vehicle import PlanTracker, Tracker, VehicleLimits, follow_exactly, path_under_plan, yaw_rate
 
 VEHICLES = ("bicycle", "perfect")
 TRACKERS: Mapping[str, PlanTracker] = {"pursuit": Tracker(), "lqr": LqrTracker()}
@@ -108,6 +109,7 @@ class Simulator:
         self.judge = MapJudge(scene)
         self.route = Route(scene.route_P2, scene.expert.pose_E3[0, :2])
         self.expert_progress_E = self.route.track(scene.expert.pose_E3)
+        self._expert_along_E = np.maximum.accumulate(self.expert_progress_E)
         self._cameras = CameraSensor(scene, config.dt, renderer)
         self._state_sensor = StateSensor(scene, self.route, self.judge)
 
@@ -137,21 +139,21 @@ class Simulator:
         config = self.config
         if config.vehicle == "perfect":
             states = follow_exactly(state.ego, trajectory, config.dt, config.substeps, self.shape, config.limits)
+            path_N6 = np.stack([state.ego.as_array(), *(s.as_array() for s in states)])
         else:
             tracker = TRACKERS[config.tracker]
-            states = follow_plan(state.ego, trajectory, config.dt, config.substeps, self.shape, config.limits, tracker)
-        skip = state.touched_ids | state.ignored_ids
-        skipped_A = np.array([i in skip for i in self.traffic.ids], bool)
+            path_N6 = path_under_plan(
+                state.ego, trajectory, config.dt, config.substeps, self.shape, config.limits, tracker
+            )
         agents = self.traffic.advance(state.agents, state.ego)
-        new, _ = find_contacts(
-            self.judge, self.traffic, state.agents, agents, config.dt, [state.ego, *states], self.shape, skipped_A
-        )
+        skipped_A = self._known(state.touched_ids, state.ignored_ids)
+        new = find_contacts(self.judge, self.traffic, state.agents, agents, config.dt, path_N6, self.shape, skipped_A)
         met = frozenset(c.agent_id for c in new if c.agent_class >= 0)
         memory = self._cameras.memory_frames
         past = (*state.past, (state.agents.seen, state.ego))[-memory:] if memory else ()
         return self._frame(
-            states[-1], agents, state.contacts + tuple(new), state.touched_ids | met, state.ignored_ids,
-            state.progress_m, past, met_agent=bool(met),
+            EgoState(*path_N6[-1].tolist()), agents, state.contacts + tuple(new), state.touched_ids | met,
+            state.ignored_ids, state.progress_m, past, met_agent=bool(met),
         )  # fmt: skip
 
     def observe(self, state: SimState, *, images: bool, state_obs: bool = True) -> Observation:
@@ -171,7 +173,7 @@ class Simulator:
     def navigation(self, progress_m: float) -> Direction:
         """The command at a route position: that of the expert's pose there (by position, not time: an ego that
         stopped early must still be told to turn at the junction). Where the expert stood, its last one."""
-        along = np.maximum.accumulate(self.expert_progress_E)
+        along = self._expert_along_E
         i = int(np.searchsorted(along, progress_m + 1e-6, side="right")) - 1
         i = min(max(i, 0), len(along) - 1)
         if i + 1 < len(along) and along[i + 1] - progress_m < progress_m - along[i]:
@@ -198,14 +200,20 @@ class Simulator:
         x, y = (float(np.interp(t_s, expert.t_E, expert.pose_E3[:, k])) for k in (0, 1))
         return EgoState(x, y, math.remainder(float(yaw), 2 * math.pi), float(np.interp(t_s, expert.t_E, expert.v_E)))
 
+    def _known(self, touched: frozenset[str], ignored: frozenset[str]) -> Array:
+        """(A,) agents that are not judged again."""
+        if not touched and not ignored:
+            return np.zeros(len(self.traffic.ids), bool)
+        return np.array([i in touched or i in ignored for i in self.traffic.ids], bool)
+
     def _frame(
         self, ego: EgoState, agents: AgentsState, contacts: tuple[Contact, ...], touched: frozenset[str],
         ignored: frozenset[str], progress_before: float | None, past: tuple[Moment, ...], *, met_agent: bool,
     ) -> SimState:  # fmt: skip
         """Judge a frame: everything of a state that follows from where the ego is."""
         box = box_of(pose_of(ego), self.shape)
-        counted = np.array([i not in touched and i not in ignored for i in self.traffic.ids], bool)
-        ttc_s = 0.0 if met_agent else frame_ttc(self.judge, ego, self.shape, agents.boxes_A6, counted)
+        counted_A = ~self._known(touched, ignored)
+        ttc_s = 0.0 if met_agent else frame_ttc(self.judge, ego, self.shape, agents.boxes_A6, counted_A)
         return SimState(
             step=agents.step,
             t_s=agents.step * self.config.dt,

@@ -1,21 +1,21 @@
 """The ego's body: a kinematic bicycle about the rear axle, and the tracker that turns a plan into its commands.
 
-Both are small pure functions of floats: a step of 0.1 s costs some twenty microseconds, and mirroring the plan
-mirrors every number exactly.
+Both are small pure functions, compiled in `vehicle_kernel`: a step of 0.1 s costs some ten microseconds, and mirroring
+the plan mirrors every number exactly.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
-from senna2.frames import along_polyline, points_to_ego, points_to_world, poses_to_world, wrap, yaw_from_steps
+from senna2.frames import points_to_ego, points_to_world, poses_to_world, wrap, yaw_from_steps
 from senna2.types import Array, EgoState, Trajectory, VehicleShape, require
-
-STANDING_M = 0.3  # a plan whose points span less than this gives no direction to steer for
+from senna2.world import vehicle_kernel
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class VehicleLimits:
         require(self.min_accel < 0, "VehicleLimits.min_accel", "must be negative")
         return self
 
+    @cached_property
+    def array_8(self) -> Array:
+        """The fields in their order, for the kernels."""
+        return np.array(astuple(self), np.float64)
+
 
 def bicycle_substep(
     state: EgoState, accel: float, steer: float, dt: float, shape: VehicleShape, limits: VehicleLimits
@@ -46,24 +51,8 @@ def bicycle_substep(
     Commands pass a first-order lag (exact over `dt`), a jerk and a steering rate limit; the car never reverses, and
     brakes of a standing car read as no acceleration.
     """
-    accel = min(max(accel, limits.min_accel), limits.max_accel)
-    steer = min(max(steer, -limits.max_steer), limits.max_steer)
-    da = (accel - state.a) * (1 - math.exp(-dt / limits.accel_lag_s))
-    a = state.a + min(max(da, -limits.max_jerk * dt), limits.max_jerk * dt)
-    ds = (steer - state.steer) * (1 - math.exp(-dt / limits.steer_lag_s))
-    new_steer = state.steer + min(max(ds, -limits.max_steer_rate * dt), limits.max_steer_rate * dt)
-    v = state.v + a * dt
-    if v <= 0:
-        way = 0.0 if a >= 0 else 0.5 * state.v**2 / -a  # comes to rest within the step
-        v, a = 0.0, max(a, 0.0)
-    else:
-        way = 0.5 * (state.v + v) * dt
-    turn = way * math.tan(0.5 * (state.steer + new_steer)) / shape.wheelbase
-    heading = state.yaw + 0.5 * turn  # midpoint rule: exact to second order on an arc
-    return EgoState(
-        state.x + way * math.cos(heading), state.y + way * math.sin(heading),
-        math.remainder(state.yaw + turn, 2 * math.pi), v, a, new_steer,
-    )  # fmt: skip
+    path = vehicle_kernel.bicycle(state.as_array(), accel, steer, dt, 1, shape.wheelbase, limits.array_8)
+    return EgoState(*path[1].tolist())
 
 
 def yaw_rate(state: EgoState, shape: VehicleShape) -> float:
@@ -100,53 +89,20 @@ class Tracker:
         self, state: EgoState, plan: Trajectory, shape: VehicleShape, limits: VehicleLimits
     ) -> tuple[float, float]:
         """Commands for a plan in the ego frame of `state` (its first point is one `dt` ahead)."""
-        points_T2 = np.asarray(plan.points_T2, np.float64)
-        way_T = along_plan(points_T2, plan.dt)
         # Without the hold, the fit decays exponentially and never quite stands.
-        stands = means_stand(points_T2, plan.dt, state.v, self.hold_m)
-        accel = self.hold_accel if stands else self._accel(state, way_T, plan.dt, limits)
-        return accel, self._steer(state, points_T2, shape, limits)
-
-    def _accel(self, state: EgoState, way_T: Array, dt: float, limits: VehicleLimits) -> float:
-        v = state.v
-        n = min(max(round(self.preview_s / dt), 2), len(way_T))
-        t = dt * np.arange(1, n + 1)
-        tau = limits.accel_lag_s
-        kept = tau * t - tau**2 * (1 - np.exp(-t / tau))  # way the present acceleration makes while it fades
-        gain = 0.5 * t**2 - kept
-        rest = way_T[:n] - v * t - state.a * kept
-        accel = float(gain @ rest / (gain @ gain))
-        return min(max(accel, limits.min_accel), limits.max_accel)
-
-    def _steer(self, state: EgoState, points_T2: Array, shape: VehicleShape, limits: VehicleLimits) -> float:
-        reach = max(self.min_lookahead_m, self.lookahead_s * state.v)
-        line = _steering_line(points_T2, reach)
-        if line is None:
-            return state.steer  # a standing plan has no direction: leave the wheel
-        line_P2, way_P = line
-        s = reach * np.linspace(0.3, 1.0, 8)
-        x, y = np.interp(s, way_P, line_P2[:, 0]), np.interp(s, way_P, line_P2[:, 1])
-        square = np.maximum(x**2 + y**2, 1e-6)
-        curvature = 2 * y / square  # of the circle through the point, tangent to the car
-        lag = max(state.v, 0.5) * limits.steer_lag_s  # m driven while the wheel follows
-        share = 1 - 2 * (lag * s - lag**2 * (1 - np.exp(-s / lag))) / s**2  # of the bend made by the command
-        now = math.tan(state.steer) / shape.wheelbase
-        weight = square**2 * share  # least squares in y = ½ κ s²
-        wanted = float(weight @ (curvature - now * (1 - share)) / (weight @ share))
-        grip = limits.max_lateral_accel / max(state.v, 1.0) ** 2
-        wanted = min(max(wanted, -grip), grip)
-        return min(max(math.atan(wanted * shape.wheelbase), -limits.max_steer), limits.max_steer)
+        return vehicle_kernel.pursue(
+            state.as_array(), _float64(plan.points_T2), plan.dt, shape.wheelbase, limits.array_8,
+            self.preview_s, self.lookahead_s, self.min_lookahead_m, self.hold_m, self.hold_accel,
+        )  # fmt: skip
 
 
-def _one_second(points_T2: Array, dt: float) -> int:
-    """Index of the point a second ahead, or the last."""
-    return min(max(round(1.0 / dt) - 1, 0), len(points_T2) - 1)
+def _float64(points_T2: Array) -> Array:
+    return np.ascontiguousarray(points_T2, np.float64)
 
 
 def means_stand(points_T2: Array, dt: float, v: float, hold_m: float = 0.1) -> bool:
     """Whether a plan tells a slow car (v m/s) to stand: it gets less than `hold_m` ahead within a second."""
-    i = _one_second(points_T2, dt)
-    return bool(v < 1.0 and points_T2[max(i - 2, 0) : i + 3, 0].mean() < hold_m)
+    return bool(vehicle_kernel.stands(_float64(points_T2), dt, v, hold_m))
 
 
 def along_plan(points_T2: Array, dt: float) -> Array:
@@ -156,48 +112,27 @@ def along_plan(points_T2: Array, dt: float) -> Array:
     a sideways jump to the first point (a car beside its plan). A plan that runs backward has no way at all: there is
     no reverse gear, it means stand.
     """
-    if points_T2[_one_second(points_T2, dt), 0] < points_T2[0, 0] - 0.02:
-        return np.zeros(len(points_T2))
-    last = len(points_T2) - 1
-    k = np.arange(last + 1)
-    chord = points_T2[np.minimum(k + 2, last)] - points_T2[np.maximum(k - 3, 0)]
-    size = np.hypot(chord[:, 0], chord[:, 1])
-    unit = np.where((size > 0.03)[:, None], chord / np.maximum(size, 1e-9)[:, None], (1.0, 0.0))
-    step = (np.diff(points_T2, axis=0, prepend=np.zeros((1, 2))) * unit).sum(1)
-    return step[0] + np.maximum.accumulate(np.concatenate([[0.0], np.cumsum(step[1:])]))
+    return vehicle_kernel.way_along(_float64(points_T2), dt)
 
 
-def _steering_line(points_T2: Array, reach: float) -> tuple[Array, Array] | None:
-    """The plan ahead of the car as a polyline from it, with its arc length, at least `reach` long; None if the
-    plan does not move."""
-    ahead = np.flatnonzero(points_T2[:, 0] > 0.05)
-    if len(ahead) == 0:
-        return None
-    line_P2 = np.vstack([np.zeros((1, 2)), points_T2[ahead[0] :]])
-    way_P = along_polyline(line_P2)
-    keep = np.concatenate([[True], np.diff(way_P) > 1e-6])
-    line_P2, way_P = line_P2[keep], way_P[keep]
-    if float(np.hypot(*(points_T2[-1] - points_T2[0]))) < STANDING_M:
-        return None
-    if way_P[-1] < reach:
-        back = line_P2[max(int(np.searchsorted(way_P, way_P[-1] - 1.0)) - 1, 0)]  # a single short step is noise
-        tail = line_P2[-1] - back
-        end = line_P2[-1] + tail / max(float(np.hypot(*tail)), 1e-9) * (reach - way_P[-1] + 0.1)
-        line_P2, way_P = np.vstack([line_P2, end]), np.append(way_P, reach + 0.1)
-    return line_P2, way_P
+def path_under_plan(
+    state: EgoState, plan: Trajectory, dt: float, substeps: int, shape: VehicleShape, limits: VehicleLimits,
+    tracker: PlanTracker,
+) -> Array:  # fmt: skip
+    """The bicycle under the tracker for `dt` s: (substeps + 1, 6) rows of x, y, yaw, v, a, steer, from `state` on."""
+    accel, steer = tracker.command(state, plan, shape, limits)
+    return vehicle_kernel.bicycle(
+        state.as_array(), accel, steer, dt / substeps, substeps, shape.wheelbase, limits.array_8
+    )
 
 
 def follow_plan(
     state: EgoState, plan: Trajectory, dt: float, substeps: int, shape: VehicleShape, limits: VehicleLimits,
     tracker: PlanTracker,
 ) -> list[EgoState]:  # fmt: skip
-    """The bicycle under the tracker for `dt` s: its states after each of `substeps` equal parts."""
-    accel, steer = tracker.command(state, plan, shape, limits)
-    states = []
-    for _ in range(substeps):
-        state = bicycle_substep(state, accel, steer, dt / substeps, shape, limits)
-        states.append(state)
-    return states
+    """The states of `path_under_plan` after each part."""
+    path = path_under_plan(state, plan, dt, substeps, shape, limits, tracker)
+    return [EgoState(*row) for row in path[1:].tolist()]
 
 
 def follow_exactly(

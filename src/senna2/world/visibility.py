@@ -16,6 +16,7 @@ from senna2.world.town.expert import ExpertDriver
 CHANGED = 12  # of 255, in some channel: a pixel that somebody could tell apart
 SPEED_REACTION = 0.25  # m/s
 SIDE_REACTION = 0.15  # m
+OUT_OF_SIGHT = 1e5  # m
 
 
 def without(scene: Scene, ids: Collection[str]) -> Scene:
@@ -30,12 +31,20 @@ def visible_pixels(scene: Scene, track_id: str, t_s: float, renderer: Renderer |
     """Pixels of the newest frames that change if the agent is taken away, in the camera that shows most of it, with
     the ego where the expert is at `t_s`. What stands before it hides it, what it hides does not count for it."""
     frames = []
-    for each in (scene, without(scene, {track_id})):
+    # Moved away, not removed: the others must keep their numbers, by which they step and blink.
+    for each in (scene, _moved_away(scene, track_id)):
         simulator = Simulator(each, renderer=renderer)
         seen = simulator.observe(simulator.reset(t_s=t_s), images=True, state_obs=False).images
         frames.append({name: image[-1].astype(np.int16) for name, image in seen.items()})
     there, gone = frames
     return max(int((np.abs(there[name] - gone[name]).max(-1) > CHANGED).sum()) for name in there)
+
+
+def _moved_away(scene: Scene, track_id: str) -> Scene:
+    tracks = list(scene.tracks)
+    at = [t.id for t in tracks].index(track_id)
+    tracks[at] = dataclasses.replace(tracks[at], pose_T3=tracks[at].pose_T3 + np.array((OUT_OF_SIGHT, 0.0, 0.0)))
+    return dataclasses.replace(scene, tracks=tuple(tracks))
 
 
 def reaction_s(scene: Scene, ids: Collection[str]) -> float | None:

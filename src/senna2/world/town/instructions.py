@@ -1,9 +1,10 @@
-"""What a passenger may say to the driver, and what the driver makes of it."""
+"""What the driver makes of a passenger's words (`senna2.instructions`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from senna2.instructions import TEXTS
 from senna2.types import InputError
 
 
@@ -24,28 +25,11 @@ class Instruction:
 
 NO_INSTRUCTION = Instruction("", ("",))
 INSTRUCTIONS: tuple[Instruction, ...] = (
-    Instruction(
-        "hurry up",
-        ("hurry up", "please drive faster", "we are late, speed up", "step on it", "can you go a bit quicker"),
-        speed_factor=1.2,  # [ours] a hurried passenger gets up to a fifth more than the limit, never more
-        headway_s=1.0,
-    ),
-    Instruction(
-        "slow down",
-        ("slow down", "take it easy", "please drive slower", "not so fast", "no need to rush"),
-        speed_factor=0.75,
-        headway_s=1.5,
-    ),
-    Instruction(
-        "keep left",
-        ("keep left", "stay on the left side of the lane", "move a bit to the left", "drive further left"),
-        lane_bias_m=0.5,
-    ),
-    Instruction(
-        "keep right",
-        ("keep right", "stay on the right side of the lane", "move a bit to the right", "drive further right"),
-        lane_bias_m=-0.5,
-    ),
+    # [ours] a hurried passenger gets up to a fifth more than the limit, never more
+    Instruction("hurry up", TEXTS["hurry up"], speed_factor=1.2, headway_s=1.0),
+    Instruction("slow down", TEXTS["slow down"], speed_factor=0.75, headway_s=1.5),
+    Instruction("keep left", TEXTS["keep left"], lane_bias_m=0.5),
+    Instruction("keep right", TEXTS["keep right"], lane_bias_m=-0.5),
 )
 _BY_TEXT = {text: instruction for instruction in INSTRUCTIONS for text in instruction.texts}
 

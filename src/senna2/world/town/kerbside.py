@@ -38,7 +38,7 @@ def add_kerbside(b: SurfaceBuilder, layout: Layout, look: Look, rng: np.random.G
             lay(b, kerb, steps(s0, s1, cell), np.linspace(-0.2, FACADE + 0.3, 5 if fine else 3),
                 np.array(PAVING) * 0.9 * _damp(look), z=-0.1, jitter=0.0)  # fmt: skip
         _trees(b, layout, kerb, look, rng)
-        lamps += _lamps(b, kerb, look, rng)
+        lamps += _lamps(b, layout, kerb, look, rng)
     _signs(b, layout)
     return np.array(lamps)
 
@@ -77,18 +77,24 @@ def _trees(b: SurfaceBuilder, layout: Layout, kerb: ReferenceLine, look: Look, r
         foot = kerb.world(s, 0.0)
         bay = look.parking and bool(layout.bay(foot[None, :2])[0])
         tree = build_tree(rng, rng.uniform(5.0, 7.2), leaves=58)
-        if _straight(kerb, s) and layout.away(foot[None, :2], 9.0)[0]:
+        if _straight(kerb, s) and layout.away(foot[None, :2], 9.0)[0] and not _hides(foot, layout, look):
             b.add_cloud(placed(tree, kerb.world(s, PARKING + 0.75 if bay else 1.95), KERB_HEIGHT))
         s += look.tree_spacing * rng.uniform(0.85, 1.2)
 
 
-def _lamps(b: SurfaceBuilder, kerb: ReferenceLine, look: Look, rng: np.random.Generator) -> list[Array]:
+def _hides(foot_3: Array, layout: Layout, look: Look) -> bool:
+    """Whether something there would stand before who waits to cross."""
+    s, _ = layout.roads.main.line.project(foot_3[None, :2])
+    return any(low < float(s[0]) < high for low, high in look.clear)
+
+
+def _lamps(b: SurfaceBuilder, layout: Layout, kerb: ReferenceLine, look: Look, rng: np.random.Generator) -> list[Array]:
     heads = []
     lit = look.weather == "dusk"
     for s in np.arange(rng.uniform(3.0, LAMP_EVERY), kerb.s_P[-1] - 1.0, LAMP_EVERY):
-        if not _straight(kerb, s):
-            continue
         foot, head = kerb.world(s, 0.5), kerb.world(s, -0.6)
+        if not _straight(kerb, s) or _hides(foot, layout, look):
+            continue
         post = np.column_stack([np.tile(foot[:2], (11, 1)), np.linspace(0.3, 6.0, 11)])
         b.add(post, (0.06, 0.06, 0.30), (0.25, 0.25, 0.27))
         arm = np.column_stack([np.linspace(foot[:2], head[:2], 4), np.full(4, 6.1)])
@@ -114,7 +120,7 @@ def _signs(b: SurfaceBuilder, layout: Layout) -> None:
     main = layout.roads.main
     wanted = [(f"{10 * round(layout.roads.speed_limit * 0.36):02d}"[:2], 14.0)]  # km/h
     if layout.roads.zebra_s is not None:
-        wanted.append(("zebra", layout.roads.zebra_s - 2.2))
+        wanted.append(("zebra", layout.roads.zebra_s + 2.2))  # behind it: before, it would hide who waits there
     if main.drop is not None:
         wanted += [("ends", main.drop.s_from - 22.0), ("ends", main.drop.s_from + 2.0)]
     for name, s in wanted:

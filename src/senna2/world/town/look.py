@@ -32,6 +32,7 @@ class Look:
     """tint: rgb gain of everything. asphalt: grey. parking: bays beside the kerb. tree_spacing m. yellow: the line
     between the senses. cycle: surface of cycle lanes. sun: rad, where the sun stands (world). weather: of `WEATHERS`;
     what the weather does to the sky and to all light is the renderer's business, here windows light up or roads wet.
+    clear: stretches along the main street without lamps and trees, which would hide who waits there to cross.
     """
 
     tint: RGB
@@ -42,6 +43,7 @@ class Look:
     cycle: RGB = CYCLE_PATHS[0]
     sun: float = 0.8
     weather: str = "day"
+    clear: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def draw(cls, rng: np.random.Generator, weather: str = "day") -> Self:

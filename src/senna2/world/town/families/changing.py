@@ -133,7 +133,7 @@ def parked_car_bypass(c: Draft) -> None:
     rng = c.rng
     kind, look = c.pick(AgentClass.CAR)
     _, w, _ = size_of(kind, look)
-    at = c.v0 * rng.uniform(4.6, 5.2) + 6.0
+    at = c.v0 * rng.uniform(8.4, 9.0) + 6.0
     d = -(rng.uniform(2.54, 2.6) + w / 2)  # two wheels on the pavement; it leaves too little for a lorry and the ego
     c.quiet_m.append((at - 30.0, at + 30.0))
     c.add(kind, look, stand(c.line, c.t_T, at, d), key=True)

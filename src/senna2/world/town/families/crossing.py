@@ -18,7 +18,7 @@ BEFORE_KERB = 0.9  # m beyond the kerb where somebody waits who wants to cross
 
 def pedestrian_place(rng: np.random.Generator) -> Place:
     section = draw_section(rng, (1, 2, 3))
-    zebra = float(rng.uniform(39.0, 42.0)) if rng.random() < 0.55 else None
+    zebra = float(rng.uniform(36.0, 39.0)) if rng.random() < 0.55 else None
     kind = draw_kind(rng, straight=0.6, curved=0.4)
     return Place(kind, 8.3, section, lane=int(rng.integers(section.forward)), zebra_s=zebra)
 
@@ -26,15 +26,18 @@ def pedestrian_place(rng: np.random.Generator) -> Place:
 def crossing_pedestrian(c: Draft) -> None:
     """A pedestrian, on a zebra crossing or not, walks so as to be in front of the ego at its nominal speed."""
     rng = c.rng
-    time_to = rng.uniform(5.8, 6.1)
+    speed = rng.uniform(1.3, 2.0)
+    # Mostly in front of who just goes on; sometimes it is across just before. Time enough to see it first: it is on
+    # the ego's way for some 2.4 m before.
+    early = rng.uniform(1.6, 2.4) if c.place.zebra_s is None and rng.random() < 0.2 else 0.0
+    time_to = max(rng.uniform(5.8, 6.1), 4.7 + 2.4 / speed) + early
     if c.place.zebra_s is not None:
         s = c.place.zebra_s + rng.uniform(-0.8, 0.8)
-        c.v0 = min(max((s - 2.0) / time_to, 0.7 * c.limit), 0.95 * c.limit)
+        c.v0 = min(max((s - 2.0) / time_to, 0.6 * c.limit), 0.95 * c.limit)
     else:
         s = c.v0 * time_to + 2.0
-    # Mostly in front of who just goes on; sometimes it is across just before.
-    when = (s - rng.uniform(1.0, 3.0)) / c.v0 - (rng.uniform(1.6, 2.4) if rng.random() < 0.12 else 0.0)
-    crossing(c, AgentClass.PEDESTRIAN, rng.uniform(1.2, 2.0), s, when, far=0.4)
+    when = (s - rng.uniform(1.0, 3.0)) / c.v0 - early
+    crossing(c, AgentClass.PEDESTRIAN, speed, s, when, far=0.4)
     if rng.random() < 0.3:  # somebody walks along with them
         first = c.actors[0].motion
         d_T = first.d_T - math.copysign(rng.uniform(0.7, 1.2), first.d_T[-1] - first.d_T[0])
@@ -60,6 +63,7 @@ def crossing(c: Draft, kind: AgentClass, speed: float, s: float, when: float, fa
     """Across the main street at `s` so as to be on the ego's lane at `when`; from the left with chance `far`."""
     rng = c.rng
     c.quiet_m.append((s - 34.0, s + 8.0))  # who waits to cross must be seen
+    c.look = dataclasses.replace(c.look, clear=(*c.look.clear, (s - 22.0, s + 2.0)))
     side = 1.0 if rng.random() < far else -1.0
     c.oncoming = side < 0
     edge = {1.0: c.section.kerb_left + BEFORE_KERB, -1.0: -c.section.kerb_right - BEFORE_KERB}

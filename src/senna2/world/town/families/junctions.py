@@ -70,7 +70,7 @@ def oncoming_left_place(rng: np.random.Generator) -> Place:
     turn = Direction.TURN_LEFT if ego_turns else Direction.STRAIGHT
     lane = 0 if ego_turns else int(rng.integers(section.forward))
     return Place(kind, draw_limit(rng, 8.3, 11.1), section, lane=lane, turn=turn, lights=bool(rng.random() < 0.4),
-                 junction_s=float(rng.uniform(55, 62)))  # fmt: skip
+                 junction_s=float(rng.uniform(59, 66)))  # fmt: skip
 
 
 def oncoming_left_turn(c: Draft) -> None:
