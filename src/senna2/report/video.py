@@ -23,7 +23,7 @@ from senna2.report.birdseye import HIT, BirdsEye
 from senna2.report.media import Video
 from senna2.types import Array, Camera, Contact, EgoState, InputError, Rig, Rollout
 from senna2.world.render.base import PosedCamera, Renderer, Sky, to_u8
-from senna2.world.render.cpu import CpuRenderer
+from senna2.world.render.select import choose_renderer
 from senna2.world.scene import BRAKE, Scene
 from senna2.world.sensors import CameraSensor
 from senna2.world.traffic import AgentsState, ReplayTraffic
@@ -224,7 +224,7 @@ def family_video(
     `labels`: what stands over them, the policies' names by default. `every`: show each n-th frame only; a frame
     costs about 25 ms of one core a side. Raises `InputError` for drives of different clips or time steps.
     """
-    draws = CpuRenderer() if renderer is None else renderer
+    draws = choose_renderer() if renderer is None else renderer
     if every < 1:
         raise InputError(f"video {path}: every = {every}; must be at least 1")
     if left.clip != right.clip:

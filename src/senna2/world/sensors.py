@@ -87,9 +87,9 @@ class CameraSensor:
     @property
     def renderer(self) -> Renderer:
         if self._renderer is None:
-            from senna2.world.render.cpu import CpuRenderer  # compiled kernels: only when something is rendered
+            from senna2.world.render.select import choose_renderer  # heavy: only when something is rendered
 
-            self._renderer = CpuRenderer()
+            self._renderer = choose_renderer()
         return self._renderer
 
     def instances(self, agents: AgentsState, ego: EgoState) -> list[Instance]:
