@@ -40,12 +40,14 @@ def doctor() -> dict[str, Any]:
         return {"ok": False, "versions": versions, "hardware": hardware, "problems": problems}
     hardware["gpu"] = _gpu()
     renderer = _render_once(problems)
+    obstacle = _why_not_gsplat()
     video = _video(problems)
     return {
         "ok": not problems,
         "versions": versions,
         "hardware": hardware,
         "renderer": renderer,
+        "gsplat": obstacle or "works, and draws wherever no renderer is named",
         "video": video,
         "problems": problems,
     }
@@ -103,6 +105,12 @@ def _render_once(problems: list[str]) -> str:
     if psnr < 60:
         problems.append(f"cpu renderer differs from the reference ({psnr:.0f} dB): delete numba's __pycache__ folders")
     return f"cpu (numba), {psnr:.0f} dB against the reference"
+
+
+def _why_not_gsplat() -> str | None:
+    from senna2.world.render.select import why_not_gsplat
+
+    return why_not_gsplat()
 
 
 def _video(problems: list[str]) -> str:

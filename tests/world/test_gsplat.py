@@ -80,7 +80,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeGsplat:
 @pytest.fixture(autouse=True)
 def forget() -> None:
     """What was found out once a process is found out anew in each test."""
-    select._obstacle.cache_clear()
+    select.why_not_gsplat.cache_clear()
     select._say_once.cache_clear()
 
 

@@ -34,7 +34,7 @@ def choose_renderer(name: str | None = None, threads: int = 1) -> Renderer:
             _say_once(obstacle)
         name = "cpu" if obstacle is not None else "gsplat"
     elif name == "gsplat":
-        obstacle = _obstacle()
+        obstacle = why_not_gsplat()
         if obstacle is not None:
             raise InputError(obstacle)
     make = registry.get("renderers", name)
@@ -45,11 +45,11 @@ def choose_renderer(name: str | None = None, threads: int = 1) -> Renderer:
 def _obstacle_unasked() -> str | None:
     if "torch" not in sys.modules:
         return "renderer gsplat: torch is not loaded in this process; name the renderer to have it loaded"
-    return _obstacle()
+    return why_not_gsplat()
 
 
 @functools.cache
-def _obstacle() -> str | None:
+def why_not_gsplat() -> str | None:
     """Why gsplat cannot be used, or None. The first call builds its kernels (minutes) where no wheel holds them."""
     from senna2.world.render.gsplat import FIX, GsplatRenderer, load_rasterization
 

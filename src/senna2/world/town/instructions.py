@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from senna2.instructions import TEXTS
+from senna2.instructions import TEXTS, plain, wish_of
 from senna2.types import InputError
 
 
@@ -31,7 +31,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("keep left", TEXTS["keep left"], lane_bias_m=0.5),
     Instruction("keep right", TEXTS["keep right"], lane_bias_m=-0.5),
 )
-_BY_TEXT = {text: instruction for instruction in INSTRUCTIONS for text in instruction.texts}
+_BY_KIND = {instruction.kind: instruction for instruction in INSTRUCTIONS}
 
 
 def instruction_of(text: str) -> Instruction:
@@ -39,9 +39,10 @@ def instruction_of(text: str) -> Instruction:
 
     Raises `InputError` naming the known sentences for any other.
     """
-    said = " ".join(text.lower().split()).rstrip(".!? ")
-    if not said:
+    if not plain(text):
         return NO_INSTRUCTION
-    if said not in _BY_TEXT:
-        raise InputError(f"instruction: {text!r} is unknown; say one of {', '.join(sorted(_BY_TEXT))}")
-    return _BY_TEXT[said]
+    wish = wish_of(text)
+    if wish is None:
+        known = ", ".join(sorted(t for texts in TEXTS.values() for t in texts))
+        raise InputError(f"instruction: {text!r} is unknown; say one of {known}")
+    return _BY_KIND[wish.kind]
