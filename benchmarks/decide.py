@@ -10,8 +10,6 @@ the stock forward pass over the prompt with the head at its last token.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import time
@@ -22,12 +20,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import transformers
+from common import SCHEMA, command_line, least_ms, report
 
 from senna2.model.vlm import DrivingVLM, VLMConfig
 from senna2.model.vlm.generate import say
 from senna2.types import Camera, Rig, Samples
 
-SCHEMA = "senna2.bench/1"
 AIMS = {"tiny": 1.7, "100m": 1.15}
 SEED = 3
 ANSWER_TOKENS = 8  # random weights never end an answer by themselves; a trained model ends one of ours by then
@@ -45,19 +43,6 @@ def frame(name: str) -> Samples:
     front = Rig.default()["front"]
     camera = Camera(**{**{k: getattr(front, k) for k in front.__dataclass_fields__}, "width": 336, "height": 168})
     return Samples.fake(1, Rig((camera,)), SEED)
-
-
-def least(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """CPU seconds of each, the least of `rounds`; the calls take turns."""
-    best = dict.fromkeys(calls, float("inf"))
-    for call in calls.values():
-        call()
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            best[name] = min(best[name], time.process_time() - start)
-    return best
 
 
 @torch.no_grad()
@@ -78,26 +63,30 @@ def measure(name: str) -> list[dict[str, Any]]:
     told = {m: vlm.decide(sample, method=m) for m in ("trie", "constrained")}
     same = [(int(out.speed_B), int(out.direction_B)) for out in told.values()]
     assert same[0] == same[1], f"trie and constrained generation differ: {same}"
-    seconds = least(calls, rounds)
+    times = least_ms(list(calls.values()), rounds, clock=time.process_time)
+    ms = dict(zip(calls, times, strict=True))
     return [
         {
             "name": f"{method}_over_prefill_{name}",
             "model": name,
             "method": method,
-            "cpu_ms": round(1e3 * s, 2),
-            "over_prefill": round(s / seconds["prefill"], 3),
+            "cpu_ms": round(spent, 2),
+            "over_prefill": round(spent / ms["prefill"], 3),
             "parameters": sum(p.numel() for p in vlm.parameters()),
             "prompt_tokens": int(inputs["input_ids"].shape[1]),
             "visual_tokens": int(inputs["mm_token_type_ids"].sum()),
             "rounds": rounds,
         }
-        for method, s in seconds.items()
+        for method, spent in ms.items()
     ]
 
 
+def row_text(row: dict[str, Any]) -> str:
+    return f"{row['model']:5s} {row['method']:12s} {row['cpu_ms']:9.2f} ms  {row['over_prefill']:6.3f} x prefill"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print one JSON object (senna2.bench/1)")
+    parser = command_line(__doc__)
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=sorted(MODELS, reverse=True))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -121,13 +110,7 @@ def main() -> None:
         "rows": rows,
         "headline": headline,
     }  # fmt: skip
-    if args.json:
-        print(json.dumps(result))
-        return
-    for row in rows:
-        print(f"{row['model']:5s} {row['method']:12s} {row['cpu_ms']:9.2f} ms  {row['over_prefill']:6.3f} x prefill")
-    for name, item in headline.items():
-        print(f"{name}: {item['value']} (aim {item['aim']})")
+    report(result, args.json, row_text, digits="", headline="{name}: {value} (aim {aim})")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,10 @@ the planner on a stream of its own with priority. The aim is meant for a quiet m
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,13 +24,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 import transformers
+from common import SCHEMA, command_line, machine, report
 
 from senna2.model.live import live
 from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.model.vlm.qwen import DrivingVLM, VLMConfig
 from senna2.types import ClipMeta, Observation, Rig, Samples
 
-SCHEMA = "senna2.bench/1"
 AIM = 0.01
 PERIOD_S = 0.1
 FRAMES = 16  # different ones, taken in turn
@@ -103,7 +99,7 @@ def synchronous(policy: DualSystem, seconds: float) -> dict[str, Any]:
     policy.memory.period_s = PERIOD_S
     policy.reset(replace(ClipMeta.fake(), rig=Rig.default()), 0)
     policy.act(replace(seen[0], t_s=0.0))
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
         begun = time.perf_counter()
@@ -115,20 +111,9 @@ def synchronous(policy: DualSystem, seconds: float) -> dict[str, Any]:
             "p99": round(1e3 * float(np.percentile(times, 99)), 2)}, "frames": len(times)}  # fmt: skip
 
 
-def machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(), "os": platform.platform(),
-        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
-
-
 def measure(seconds: float = 60.0) -> dict[str, Any]:
-    before = machine()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    before = machine(torch, transformers, gpu=gpu)
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for size in ("tiny", "3b"):
@@ -154,22 +139,22 @@ def measure(seconds: float = 60.0) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def row_text(row: dict[str, Any]) -> str:
+    return "  ".join(f"{k} {v}" for k, v in row.items())
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser = command_line(__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="wall-clock seconds of the threaded run")
     args = parser.parse_args()
     if args.seconds < 1:
         parser.error(f"--seconds {args.seconds:g}: must be at least 1")
     result = measure(args.seconds)
-    if args.json:
-        print(json.dumps(result))
-        return
-    print(f"load average {result['machine']['load_average']} before, {result['machine']['load_average_after']} after")
-    for row in result["rows"]:
-        print("  ".join(f"{k} {v}" for k, v in row.items()))
-    for name, line in result["headline"].items():
-        print(f"{name}: {line['value']:.4f} (aim {line['aim']}, {line['better']} is better): {line['what']}")
+    if not args.json:
+        load = result["machine"]
+        print(f"load average {load['load_average']} before, {load['load_average_after']} after")
+    headline = "{name}: {value} (aim {aim}, {better} is better): {what}"
+    report(result, args.json, row_text, digits=".4f", headline=headline)
 
 
 if __name__ == "__main__":

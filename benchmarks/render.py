@@ -10,15 +10,12 @@ g++; it draws the same image (checked before anything is timed) from the same pr
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import dataclasses
-import json
 import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numba
 import numpy as np
 import torch
+from common import HEADLINE, SCHEMA, command_line, least_ms, machine, report
 from render_cpp import FLAGS, CppView, compiled
 
 from senna2.frames import pose_to_matrix
@@ -38,7 +36,6 @@ from senna2.world.render.reference import ReferenceRenderer
 from senna2.world.town.assets import make_asset
 from senna2.world.town.families import make_scene, scene_seed
 
-SCHEMA = "senna2.bench/1"
 EGO = EgoState(40.0, -1.75, 0.0, 8.0)
 AGENTS = 20
 FAMILY, MOMENT_S = "cut_in", 2.0
@@ -140,7 +137,7 @@ def town_scene(agents: int, seed: int = 0) -> tuple[list[Instance], EgoState]:
         if 9 < np.hypot(*(place - ego[:2])) < 120:
             yaw = np.arctan2(*(line[k + 1] - line[k])[::-1])
             drawn.append(Instance(looks[len(drawn) % 3], pose_to_matrix(np.array([*place, yaw]))))
-    return [Instance(clip.background), *drawn], EgoState(*(float(c) for c in ego), 8.0)
+    return [Instance(clip.background), *drawn], EgoState(float(ego[0]), float(ego[1]), float(ego[2]), 8.0)
 
 
 def three_views(width: int, height: int, ego: EgoState) -> list[PosedCamera]:
@@ -151,18 +148,6 @@ def three_views(width: int, height: int, ego: EgoState) -> list[PosedCamera]:
     return posed(rig, ego)
 
 
-def least_ms(jobs: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """Least CPU time of each job, ms, taking turns. Wall time would also measure the neighbours."""
-    least = [float("inf")] * len(jobs)
-    for turn in range(repeats + 1):  # the first to warm up
-        for k, job in enumerate(jobs):
-            start = time.thread_time()
-            job()
-            if turn:
-                least[k] = min(least[k], 1e3 * (time.thread_time() - start))
-    return least
-
-
 def psnr(a: View, b: View) -> float:
     return float(-10 * np.log10(np.mean((a.rgb_HW3.astype(np.float64) - b.rgb_HW3) ** 2) + 1e-20))
 
@@ -171,7 +156,9 @@ def numba_stages(instances: list[Instance], cameras: list[PosedCamera]) -> dict[
     """The renderer's stages over all views, each on what the one before left."""
     scene = cpu._place([prepare(i.cloud) for i in instances], [i.pose_44 for i in instances])
     lenses = [(c.camera, prepare_camera(c.camera), c.cam_to_world_44) for c in cameras]
-    ready, tone = [], np.array([1, 1, 1, 1, 0, 0, 0, 0], np.float32)
+    ready: list[Any] = []
+    tone = np.array([1, 1, 1, 1, 0, 0, 0, 0], np.float32)
+    blend: Any = raster.blend  # mypy takes numba's dispatcher for a function without arguments
     sky = np.array([Sky.day().horizon_rgb, Sky.day().zenith_rgb], np.float32)
     for camera, optics, world in lenses:
         splats, boxes = (a.copy() for a in cpu._project_view(scene, camera, optics, world))
@@ -184,7 +171,7 @@ def numba_stages(instances: list[Instance], cameras: list[PosedCamera]) -> dict[
         "project": lambda: [cpu._project_view(scene, *lens) for lens in lenses],
         "sort": lambda: [raster.depth_order(np.ascontiguousarray(r[0][:, 10])) for r in ready],
         "bin": lambda: [raster.bin_tiles(r[2], r[1], *r[6][1].shape[::-1]) for r in ready],
-        "blend": lambda: [raster.blend(r[0], r[1], *r[3], r[4], r[5], sky, tone, *r[6]) for r in ready],
+        "blend": lambda: [blend(r[0], r[1], *r[3], r[4], r[5], sky, tone, *r[6]) for r in ready],
     }
 
 
@@ -265,26 +252,11 @@ def stages(
     return [*rows, {"what": "machine", **row, **limit}]
 
 
-def machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
-    return {
-        "cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(), "os": platform.platform(),
-        "python": platform.python_version(), "numpy": np.__version__,
-        "numba": numba.__version__, "torch": torch.__version__,
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
-
-
 def detail_rows(repeats: int) -> list[dict[str, Any]]:
     """A large cloud in full and with merged distances (not the default), from the street's beginning."""
     large, views, sky = street_scene(100_000, AGENTS), posed(Rig.default(), EgoState(2.0, -1.75, 0.0, 8.0)), Sky.day()
     renderers = [CpuRenderer(), CpuRenderer(detail="distance")]
-    times = least_ms([lambda r=r: r.render(large, views, sky) for r in renderers], repeats)
+    times = least_ms([partial(r.render, large, views, sky) for r in renderers], repeats)
     alike = min(psnr(a, b) for a, b in zip(*(r.render(large, views, sky) for r in renderers), strict=True))
     row = {"scene": "street", "views": "default rig", "gaussians": sum(len(i.cloud) for i in large), "agents": AGENTS}
     return [
@@ -331,7 +303,7 @@ def measure(repeats: int = 40) -> dict[str, Any]:
     note = {"note": why_not} if kernel is None else {}
     return {
         "schema": SCHEMA,
-        "machine": machine(),
+        "machine": machine(np, numba, torch),
         "settings": {
             "threads": 1, "repeats": repeats, "statistic": "least CPU time, taking turns; reference once", "seed": 0,
             "family": FAMILY, "moment_s": MOMENT_S, "street_ego": dataclasses.asdict(EGO), "g++": " ".join(FLAGS),
@@ -358,21 +330,16 @@ def measure(repeats: int = 40) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def row_text(row: dict[str, Any]) -> str:
+    values = [f"{k} {v:.2f}" for k, v in row.items() if isinstance(v, float)]
+    return f"{row['scene']:18} {row['views']:12} {row['what']:28} {', '.join(values)}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=40)
     args = parser.parse_args()
-    result = measure(args.repeats)
-    if args.json:
-        print(json.dumps(result, indent=2))
-        return
-    for row in result["rows"]:
-        values = [f"{k} {v:.2f}" for k, v in row.items() if isinstance(v, float)]
-        print(f"{row['scene']:18} {row['views']:12} {row['what']:28} {', '.join(values)}")
-    for name, h in result["headline"].items():
-        value = "null" if h["value"] is None else f"{h['value']:.2f}"
-        print(f"{name} = {value} (aim {h['aim']}, {h['better']} is better) {h.get('note', '')}")
+    report(measure(args.repeats), args.json, row_text, headline=HEADLINE + " {note}")
 
 
 if __name__ == "__main__":

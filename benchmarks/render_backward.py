@@ -10,13 +10,7 @@ the same views, "fit_step" what torch sees: forward, an L1 loss, and backward, w
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numba
 import numpy as np
 import torch
+from common import SCHEMA, command_line, least_ms, machine, report
 
 from senna2.types import Array, Camera, EgoState, Rig
 from senna2.world.gaussians import GaussianCloud
@@ -33,7 +28,6 @@ from senna2.world.render.backward import Gradients, backward, forward
 from senna2.world.render.cpu import CpuRenderer
 from senna2.world.render.reference import cloud_tensors
 
-SCHEMA = "senna2.bench/1"
 AIM = 2.2
 EGO = EgoState(40.0, -1.75, 0.0, 8.0)
 
@@ -70,30 +64,6 @@ def three_views(width: int, height: int) -> list[PosedCamera]:
     return posed(rig, EGO)
 
 
-def least_ms(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Least CPU time of each job after one run to warm up. Wall time would also measure the neighbours."""
-    least = dict.fromkeys(jobs, float("inf"))
-    for turn in range(repeats + 1):
-        for name, job in jobs.items():
-            start = time.thread_time()
-            job()
-            if turn:
-                least[name] = min(least[name], 1e3 * (time.thread_time() - start))
-    return least
-
-
-def machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(), "os": platform.platform(),
-        "python": platform.python_version(), "numpy": np.__version__,
-        "numba": numba.__version__, "torch": torch.__version__,
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
-
-
 def measure_views(target: int, width: int, height: int, repeats: int) -> dict[str, Any]:
     """Times in ms for the three views together."""
     cloud, cameras, sky = street(target), three_views(width, height), Sky.day()
@@ -102,6 +72,7 @@ def measure_views(target: int, width: int, height: int, repeats: int) -> dict[st
     weights = [rng.normal(size=trace.sums_HW5.shape).astype(np.float32) for trace in traces]
     gradients = Gradients.zeros(len(cloud), cloud.sh_NK3.shape[1])
     tensors = [t.requires_grad_() for t in cloud_tensors(cloud, torch.float32)]
+    means, scales, quats, opacities, sh = tensors
     goal = torch.full((3, height, width, 3), 0.5)
 
     def back() -> None:
@@ -109,17 +80,15 @@ def measure_views(target: int, width: int, height: int, repeats: int) -> dict[st
             backward(cloud, trace, weight, gradients)
 
     def step() -> None:
-        rgb = render_differentiable(*tensors, cameras, sky)[0]
+        rgb = render_differentiable(means, scales, quats, opacities, sh, cameras, sky)[0]
         torch.autograd.grad((rgb - goal).abs().mean(), tensors)
 
     renderer, instances = CpuRenderer(), [Instance(cloud)]
-    ms = least_ms(
-        {
-            "forward": lambda: forward(cloud, cameras), "backward": back,
-            "renderer": lambda: renderer.render(instances, cameras, sky), "fit_step": step,
-        },
-        repeats,
-    )  # fmt: skip
+    jobs = {
+        "forward": lambda: forward(cloud, cameras), "backward": back,
+        "renderer": lambda: renderer.render(instances, cameras, sky), "fit_step": step,
+    }  # fmt: skip
+    ms = dict(zip(jobs, least_ms(list(jobs.values()), repeats), strict=True))
     drawn = sum(len(trace.splats_SR) for trace in traces)
     return {
         "views": f"3 views {width}x{height}", "gaussians": len(cloud), "splats_drawn": drawn, "ms": ms,
@@ -134,7 +103,7 @@ def measure(repeats: int = 20) -> dict[str, Any]:
     rows = [measure_views(*size, repeats) for size in sizes]
     return {
         "schema": SCHEMA,
-        "machine": machine(),
+        "machine": machine(np, numba, torch),
         "settings": {"threads": 1, "repeats": repeats, "statistic": "least CPU time", "seed": 0},
         "rows": rows,
         "headline": {
@@ -146,20 +115,16 @@ def measure(repeats: int = 20) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def row_text(row: dict[str, Any]) -> str:
+    times = "  ".join(f"{name} {ms:.1f}" for name, ms in row["ms"].items())
+    return f"{row['views']:16} {row['gaussians']:6} gaussians {row['splats_drawn']:6} splats   ms: {times}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=20)
     args = parser.parse_args()
-    result = measure(args.repeats)
-    if args.json:
-        print(json.dumps(result, indent=2))
-        return
-    for row in result["rows"]:
-        times = "  ".join(f"{name} {ms:.1f}" for name, ms in row["ms"].items())
-        print(f"{row['views']:16} {row['gaussians']:6} gaussians {row['splats_drawn']:6} splats   ms: {times}")
-    for name, h in result["headline"].items():
-        print(f"{name} = {h['value']:.2f} (aim {h['aim']}, {h['better']} is better)")
+    report(measure(args.repeats), args.json, row_text)
 
 
 if __name__ == "__main__":

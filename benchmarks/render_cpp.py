@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ FLAGS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
 
 
 class CloudArgument(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_void_p) for n in ("geometry", "cells", "rgb", "cell")] + [
+    _fields_: ClassVar[list[Any]] = [(n, ctypes.c_void_p) for n in ("geometry", "cells", "rgb", "cell")] + [
         ("count", ctypes.c_int64), ("cell_count", ctypes.c_int64),
         ("view", ctypes.c_float * 12), ("sphere", ctypes.c_float * 4),
     ]  # fmt: skip

@@ -11,17 +11,14 @@ found again.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gymnasium
 import numba
 import numpy as np
+from common import SCHEMA, command_line, least_ms, machine, report
 
 from senna2.frames import points_to_ego
 from senna2.types import PLAN_DT, PLAN_STEPS, Array
@@ -44,7 +42,6 @@ from senna2.world.sensors import CameraSensor
 from senna2.world.sim import Simulator
 from senna2.world.town.families import make_scene
 
-SCHEMA = "senna2.bench/1"
 FAMILIES = ("following_and_stop", "right_turn_cyclists", "lane_change", "crossing_pedestrian", "empty_road")
 SEED = 7
 MS = 1e3
@@ -174,13 +171,13 @@ def vector_run(env: Any, scene: Scene, repeat: int, steps: int) -> float:
 def two_workers(scene: Scene, repeats: int, steps: int) -> tuple[list[dict[str, Any]], float]:
     """Rows and the ratio of steps per second, with what starting and holding a worker costs."""
     begin = time.perf_counter()
-    one = make_vector([scene], 1, obs="images", wrap=Probe)
+    one: Any = make_vector([scene], 1, obs="images", wrap=Probe)
     started = time.perf_counter() - begin
     empty = one.call("memory")[0]
     one.reset(seed=0)
     ready = time.perf_counter() - begin
     loaded = one.call("memory")[0]
-    two = make_vector([scene], 2, obs="images", wrap=Probe)
+    two: Any = make_vector([scene], 2, obs="images", wrap=Probe)
     times: dict[int, list[float]] = {1: [], 2: []}
     used: dict[int, float] = {}  # CPU ms a step and worker
     spun: dict[int, list[float]] = {1: [], 2: []}
@@ -221,18 +218,10 @@ def two_workers(scene: Scene, repeats: int, steps: int) -> tuple[list[dict[str, 
     return rows, rate[2] / rate[1]
 
 
-def cpu_s(job: Callable[[], Any], repeats: int = 3) -> float:
-    times = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        job()
-        times.append(time.process_time() - begin)
-    return min(times)
-
-
 def clips_and_starts(scenes: list[Scene]) -> list[dict[str, Any]]:
     """Size of a clip folder; CPU seconds to make, read and open a clip, and to import the environment."""
     rows: list[dict[str, Any]] = []
+    cold: dict[str, Any] = {"warm_up": 0, "clock": time.process_time}
     with tempfile.TemporaryDirectory() as place:
         for family, scene in zip(FAMILIES, scenes, strict=True):
             folder = Path(place) / family
@@ -241,32 +230,20 @@ def clips_and_starts(scenes: list[Scene]) -> list[dict[str, Any]]:
                      for p in folder.iterdir()}  # fmt: skip
             rows.append({"what": "clip folder, MB", "clip": family, "gaussians": len(scene.background),
                          "duration_s": scene.duration_s, "all": sum(sizes.values()), **sizes})  # fmt: skip
-        reading = cpu_s(lambda: load_clip(Path(place) / FAMILIES[0]))
-    making = cpu_s(lambda: make_scene(FAMILIES[0], SEED, "test"), 2)
-    opening = cpu_s(lambda: DrivingEnv(scenes[0]).reset(seed=0))
+        (reading,) = least_ms([lambda: load_clip(Path(place) / FAMILIES[0])], 3, **cold)
+    (making,) = least_ms([lambda: make_scene(FAMILIES[0], SEED, "test")], 2, **cold)
+    (opening,) = least_ms([lambda: DrivingEnv(scenes[0]).reset(seed=0)], 3, **cold)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", "import senna2.world.env"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     importing = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    rows.append({"what": "start-up, CPU s", "import": importing, "make_a_clip": making, "read_a_clip": reading,
-                 "open_a_clip": opening})  # fmt: skip
+    rows.append({"what": "start-up, CPU s", "import": importing, "make_a_clip": making / MS,
+                 "read_a_clip": reading / MS, "open_a_clip": opening / MS})  # fmt: skip
     return rows
 
 
-def machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(), "os": platform.platform(),
-        "python": platform.python_version(), "numpy": np.__version__, "numba": numba.__version__,
-        "gymnasium": gymnasium.__version__,
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
-
-
 def measure(repeats: int = 3, steps: int = 60) -> dict[str, Any]:
-    before = machine()
+    before = machine(np, numba, gymnasium)
     scenes = [make_scene(family, SEED, "test") for family in FAMILIES]
     rows: list[dict[str, Any]] = []
     for obs in ("state", "images"):
@@ -313,20 +290,16 @@ def measure(repeats: int = 3, steps: int = 60) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def row_text(row: dict[str, Any]) -> str:
+    told = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items() if k != "what"}
+    return f"{row['what']:36} " + "  ".join(f"{k} {v}" for k, v in told.items() if not isinstance(v, list))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    result = measure(args.repeats)
-    if args.json:
-        print(json.dumps(result, indent=2))
-        return
-    for row in result["rows"]:
-        told = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items() if k != "what"}
-        print(f"{row['what']:36}", "  ".join(f"{k} {v}" for k, v in told.items() if not isinstance(v, list)))
-    for name, h in result["headline"].items():
-        print(f"{name} = {h['value']:.3f} (aim {h['aim']}, {h['better']} is better)")
+    report(measure(args.repeats), args.json, row_text, digits=".3f")
 
 
 if __name__ == "__main__":
