@@ -12,11 +12,12 @@ import pytest
 from senna2 import demonstrations
 from senna2.data.store import SampleStore
 from senna2.decisions import f_k_plan
-from senna2.demonstrations import Drives, Replay, collect, demonstrate, replay
-from senna2.types import PLAN_STEPS, InputError, Rig, Samples, Speed
+from senna2.demonstrations import WISH_FRAMES, Drives, Replay, collect, demonstrate, replay
+from senna2.types import PLAN_DT, PLAN_STEPS, InputError, Rig, Samples, Speed
 from senna2.world.clip import save_clip
 from senna2.world.scene import Scene
 from senna2.world.town.families import make_scene, scene_seed
+from senna2.world.town.instructions import INSTRUCTIONS, instruction_of
 
 STATE = Drives(drives=2, every=10, branch_every=20, images=False, seed=3)
 
@@ -37,7 +38,8 @@ def test_counts_say_what_became_of_every_drive_and_branch():
     samples, counts = made()
     frames = len(clip().expert.t_E)
     starts = len(range(0, frames - PLAN_STEPS, STATE.every))
-    natural = (~samples.counterfactual_N).sum()
+    told = np.array([bool(said) for said in samples.instruction_N])
+    natural = (~samples.counterfactual_N & ~told).sum()
     assert natural == (STATE.drives - counts["drives with a contact, dropped"]) * starts
     branches = sum(n for name, n in counts.items() if name.startswith("branches"))
     assert branches == 3 * len(range(0, frames - PLAN_STEPS, STATE.branch_every))
@@ -67,7 +69,7 @@ def test_a_branch_begins_as_the_natural_drive_and_then_differs():
 def test_perturbed_drives_start_elsewhere():
     samples, _ = made()
     starts = samples.take(np.flatnonzero((samples.frame_N == 0) & ~samples.counterfactual_N))
-    assert len(starts) == 2
+    assert len(starts) == STATE.drives + 1  # the last one is driven as a passenger asked
     assert not np.array_equal(starts.route_NR2[0], starts.route_NR2[1])
 
 
@@ -92,7 +94,7 @@ def test_the_same_seed_gives_the_same_samples_and_another_does_not():
 )
 def test_dropped_branches_are_counted(monkeypatch, name, value, counted):
     monkeypatch.setattr(demonstrations, name, value)
-    samples, counts = demonstrate(clip(), dataclasses.replace(STATE, drives=1, branch_every=40))
+    samples, counts = demonstrate(clip(), dataclasses.replace(STATE, drives=1, branch_every=40, instructed=0))
     assert counts[counted] > 0
     assert samples.counterfactual_N.sum() == counts["branches kept"] < 3 * 2
 
@@ -100,6 +102,97 @@ def test_dropped_branches_are_counted(monkeypatch, name, value, counted):
 def test_a_branch_begins_at_a_sample_or_the_settings_are_refused():
     with pytest.raises(InputError, match=r"branch_every 15: must be a multiple of clips\.every"):
         demonstrate(clip(), dataclasses.replace(STATE, branch_every=15))
+
+
+# ---------------------------------------------------------------- a passenger speaks
+
+TOLD = dataclasses.replace(STATE, drives=1, every=5, branch_every=0, instructed=12)
+
+
+@functools.cache
+def told() -> tuple[Samples, Counter[str]]:
+    scene = make_scene("empty_road", scene_seed("train", "empty_road", 3), "train")
+    samples, counts = demonstrate(scene, TOLD)
+    assert samples is not None
+    return samples.validate(), counts
+
+
+def test_instructed_drives_carry_their_words_and_are_counted():
+    samples, counts = told()
+    said = np.array(samples.instruction_N)
+    assert counts["instructed drives kept"] == TOLD.instructed  # an empty road
+    assert counts["samples with an instruction"] == (said != "").sum() > 0
+    assert (said != "").sum() <= TOLD.instructed * (WISH_FRAMES // TOLD.every + 1)
+    kinds = {instruction_of(text).kind for text in set(said.tolist()) - {""}}
+    assert len(kinds) == len(INSTRUCTIONS)
+    assert len(set(said.tolist())) > len(kinds) + 1  # in several words
+    assert not samples.counterfactual_N.any()
+    assert (samples.frame_N % TOLD.every == 0).all()
+
+
+def test_a_passenger_speaks_at_the_start_or_later():
+    """Each drive is stored frame by frame: where the frames do not grow, another begins, with other words."""
+    samples, _ = told()
+    begins = np.flatnonzero(np.diff(samples.frame_N) <= 0) + 1
+    assert len(begins) == TOLD.instructed
+    assert {"later" if samples.frame_N[i] else "start" for i in begins} == {"later", "start"}
+    natural = samples.take(slice(0, int(begins[0])))
+    for a, b in zip(begins, [*begins[1:], len(samples)], strict=True):
+        assert len(set(samples.instruction_N[a:b])) == 1
+        assert 0 < b - a <= WISH_FRAMES // TOLD.every + 1
+    later = [int(i) for i in begins if samples.frame_N[i]]
+    for i in later:  # the frame is the natural drive's own; what follows is not
+        same = int(np.flatnonzero(natural.frame_N == samples.frame_N[i])[0])
+        np.testing.assert_array_equal(samples.motion_N4[i], natural.motion_N4[same])
+        np.testing.assert_array_equal(samples.route_NR2[i], natural.route_NR2[same])
+
+
+def test_the_expert_obeys_in_the_direction_asked():
+    """Against the natural drive from the very same frame: end speed and lateral offset at 3 s. Where there is no room
+    beside somebody it stays as it was."""
+    samples, _ = told()
+    first = int(np.flatnonzero(np.array(samples.instruction_N) != "")[0])
+    natural = samples.take(slice(0, first))
+    changes: dict[str, list[float]] = {}
+    for i in range(first, len(samples)):
+        same = np.flatnonzero(natural.frame_N == samples.frame_N[i])
+        if not len(same) or not np.array_equal(natural.motion_N4[same[0]], samples.motion_N4[i]):
+            continue
+        a, b = samples.future_NT3[i], natural.future_NT3[same[0]]
+        dv = (np.hypot(*(a[-1] - a[-2])[:2]) - np.hypot(*(b[-1] - b[-2])[:2])) / PLAN_DT
+        dy = a[-1, 1] - b[-1, 1]
+        kind = instruction_of(samples.instruction_N[i]).kind
+        change = {"hurry up": dv, "slow down": -dv, "keep left": dy, "keep right": -dy}[kind]
+        changes.setdefault(kind, []).append(float(change))
+    assert len(changes) >= 3
+    for kind, values in changes.items():
+        assert min(values) > -0.05, kind
+        assert max(values) > 0.1, kind
+
+
+def test_an_instructed_drive_with_a_contact_is_dropped_and_counted(monkeypatch):
+    drive = demonstrations._drive
+
+    def crash(*arguments, said="", **more):
+        states, observations, directions = drive(*arguments, said=said, **more)
+        if said:
+            states[-1] = dataclasses.replace(states[-1], contacts=("somebody",))
+        return states, observations, directions
+
+    monkeypatch.setattr(demonstrations, "_drive", crash)
+    samples, counts = demonstrate(clip(), dataclasses.replace(STATE, drives=1, branch_every=0, instructed=2))
+    assert counts["instructed drives dropped: contact"] == 2
+    assert counts["instructed drives kept"] == 0
+    assert not any(samples.instruction_N)
+
+
+def test_instructed_drives_leave_the_others_as_they_were():
+    samples, _ = made()
+    without, _ = demonstrate(clip(), dataclasses.replace(STATE, instructed=0))
+    np.testing.assert_array_equal(without.motion_N4, samples.motion_N4[: len(without)])
+    np.testing.assert_array_equal(without.future_NT3, samples.future_NT3[: len(without)])
+    assert len(samples) > len(without)
+    assert not any(without.instruction_N)
 
 
 def test_replay_is_the_recorded_drive():
@@ -116,7 +209,7 @@ def test_collect_writes_parts_with_images_keeps_them_and_counts(tmp_path):
     small = Rig(tuple(dataclasses.replace(c, width=14, height=14, cx=7, cy=5, fx=8, fy=8) for c in clip().rig.cameras))
     folder = tmp_path / "clips" / "one"
     save_clip(dataclasses.replace(clip(), rig=small), folder)
-    how = dataclasses.replace(STATE, drives=1, branch_every=0, every=30, images=True)
+    how = dataclasses.replace(STATE, drives=1, branch_every=0, instructed=0, every=30, images=True)
     counts = collect([folder], tmp_path / "samples", how, workers=0, label="test")
     store = SampleStore(tmp_path / "samples")
     samples = store.take(np.arange(len(store))).validate()

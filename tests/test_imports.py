@@ -16,9 +16,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each row may import the rows before it; within a row, a name may import those on its left, and itself.
 ORDER = (
     ("types",),
-    ("frames", "config", "provenance", "registry", "workers", "decisions", "geometry"),
+    ("frames", "config", "provenance", "registry", "workers", "decisions", "instructions", "geometry"),
     ("world", "data", "model"),
-    ("rollouts", "drivers", "demonstrations"),
+    ("rollouts", "abreast", "drivers", "demonstrations"),
     ("train", "evaluate"),
     ("report",),
     ("recipes", "doctor"),
@@ -26,7 +26,7 @@ ORDER = (
 )
 # In these rows no name imports another: world never knows the model, training never the evaluation.
 APART = (2, 4)
-EVALUATE_SEES = {"types", "frames", "config", "provenance", "decisions", "geometry", "evaluate"}
+EVALUATE_SEES = {"types", "frames", "config", "provenance", "decisions", "instructions", "geometry", "evaluate"}
 
 # What is imported inside a function against the order, and why.
 AGAINST_THE_ORDER = {
@@ -168,8 +168,8 @@ def test_files_are_small_and_none_is_called_utils():
 
 
 VERBS = [
-    [], ["run"], ["train"], ["eval"], ["label"], ["scene"], ["scene", "make"], ["scene", "dress"], ["scene", "check"],
-    ["scene", "view"], ["scene", "sheet"], ["scene", "difficulty"],
+    [], ["run"], ["demo"], ["train"], ["eval"], ["label"], ["scene"], ["scene", "make"], ["scene", "dress"],
+    ["scene", "check"], ["scene", "view"], ["scene", "sheet"], ["scene", "difficulty"],
     ["data"], ["data", "inspect"], ["data", "export"], ["doctor"], ["list"],
 ]  # fmt: skip
 HELP = """

@@ -35,7 +35,23 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=_at_least(0), help="overrides the recipe's seed")
     run.add_argument("--workers", type=_at_least(0), help="worker processes (default: as many as there are cores)")
     run.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
+    run.add_argument("--jobs", action="store_true", help="results: list the queue's jobs, their state and estimates")
+    run.add_argument("--only", nargs="+", default=[], metavar="JOB",
+                     help="results: these jobs alone (shell patterns) and what they need")  # fmt: skip
+    run.add_argument("--tiny", action="store_true", help="results: the same queue in a few minutes, to try it")
+    run.add_argument("--limit", type=_at_least(1), help="results: this many test clips (default: the recipe's 480)")
+    run.add_argument("--publish", type=Path, metavar="DIR",
+                     help="results: copy results.json, claims.json, tables and figures there")  # fmt: skip
     run.add_argument("--json", action="store_true", help="print the path of results.json and the headline as JSON")
+
+    demo = verbs.add_parser("demo", help="play the six showcase clips and write report.html with their videos")
+    demo.add_argument("--weights", type=Path, metavar="FOLDER", help="a checkpoint folder, or one that holds those of "
+                      "senna and senna2 (default: the weights in the package)")  # fmt: skip
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="default runs/demo")
+    demo.add_argument("--workers", type=_at_least(0))
+    demo.add_argument("--seed", type=_at_least(0), default=0)
+    demo.add_argument("--pack", type=Path, metavar="DIR", help="play nothing: write 16-bit copies of the weights there")
+    demo.add_argument("--json", action="store_true")
 
     train = verbs.add_parser("train", help="one stage; the same line runs under torchrun")
     train.add_argument("stage", choices=("1a", "1b", "1c", "2", "3"))
@@ -166,10 +182,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: argparse.Namespace) -> int:
     if args.verb == "run":
-        from senna2.recipes.story import run_recipe
+        from senna2.recipes.story import jobs_verb, run_verb
 
-        results = run_recipe(args.recipe, args.out, seed=args.seed, workers=args.workers, resume=args.resume)
+        if args.jobs:
+            jobs = jobs_verb(args.recipe, args.out, tiny=args.tiny, limit=args.limit, only=args.only)
+            lines = [f"{j['state']:8s} {j['estimate_s']:6d} s  {j['job']}" for j in jobs]
+            return _emit({"jobs": jobs if args.json else lines}, args.json)
+        results = run_verb(args.recipe, args.out, seed=args.seed, workers=args.workers, resume=args.resume,
+                           tiny=args.tiny, limit=args.limit, only=args.only, publish=args.publish)  # fmt: skip
         return _emit(results, args.json)
+    if args.verb == "demo":
+        from senna2.recipes.demo import demo_verb, pack_verb
+
+        if args.pack is not None:
+            return _emit(pack_verb(args.weights, args.pack), args.json)
+        done = demo_verb(args.weights, args.out, workers=args.workers, seed=args.seed)
+        return _emit(done, args.json)
     if args.verb == "train":
         from senna2.recipes.stages import train_verb
 

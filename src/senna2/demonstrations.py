@@ -1,8 +1,9 @@
 """Demonstrations: the privileged expert drives generated clips, and what it saw and did becomes samples.
 
 Per clip: its natural drive, drives from a perturbed start (moved sideways, turned a little, faster or slower: how to
-recover), and branches in which the expert is forced to accelerate, brake or keep from some instant (counterfactual
-labels: a decision that was always right is not obeyed when it is forced).
+recover), branches in which the expert is forced to accelerate, brake or keep from some instant (counterfactual
+labels: a decision that was always right is not obeyed when it is forced), and drives in which a passenger says
+something and the expert obeys.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from senna2.data.store import write_part
 from senna2.decisions import f_k_plan
 from senna2.drivers import Expert
 from senna2.rollouts import Record, drive
-from senna2.types import PLAN_STEPS, Array, EgoState, InputError, Observation, Samples, Speed
+from senna2.types import PLAN_STEPS, Array, Direction, EgoState, InputError, Observation, Samples, Speed
 from senna2.workers import run_jobs
 from senna2.world.clip import load_clip
 from senna2.world.scene import Scene
 from senna2.world.sim import SimState, Simulator
 from senna2.world.town.expert import ExpertDriver
+from senna2.world.town.instructions import INSTRUCTIONS
 
 CONTACT = "drives with a contact, dropped"
+LANE_CHANGES = (Direction.CHANGE_LEFT, Direction.CHANGE_RIGHT)
+WISH_FRAMES = 50  # observed after a passenger spoke: within 5 s the car drives as asked, and nothing new is shown
 LEAST_BRANCH_TTC_S = 1.5  # a forced drive that comes closer is no demonstration: dropped and counted
 
 
@@ -37,6 +41,7 @@ class Drives:
     drives: int = 2
     every: int = 2
     branch_every: int = 10
+    instructed: int = 1
     images: bool = True
     seed: int = 0
     offset_m: float = 0.35  # standard deviation of the sideways start offset
@@ -114,17 +119,21 @@ def demonstrate(scene: Scene, drives: Drives) -> tuple[Samples | None, Counter[s
     rng = np.random.default_rng([drives.seed, scene.meta.seed & 0x7FFFFFFF])
     counts: Counter[str] = Counter()
     parts: list[Samples] = []
+    turns: list[SimState] = []  # instants of the natural drive at which a passenger may speak
     for number in range(drives.drives):
         start = scene.expert.start() if number == 0 else _perturbed(scene.expert.start(), drives, rng)
-        states, observations, directions = _drive(simulator, start, drives)
+        states, observations, directions = _drive(simulator, simulator.reset(start), drives)
         if states[-1].contacts:
             counts[CONTACT] += 1
             continue
         part = _samples(simulator, states, observations, directions)
         if part is not None:
             parts.append(part)
+        if number == 0:
+            turns = [s for s, o, d in zip(states, observations, directions, strict=True) if o and d not in LANE_CHANGES]
         if number == 0 and drives.branch_every:
             parts += _branches(simulator, states, observations, directions, drives, counts)
+    parts += _instructed(simulator, turns, drives, counts)
     counts["samples"] = sum(len(p) for p in parts)
     return (Samples.concatenate(parts) if parts else None), counts
 
@@ -142,22 +151,26 @@ def _perturbed(start: EgoState, drives: Drives, rng: np.random.Generator) -> Ego
 
 
 def _drive(
-    simulator: Simulator, start: EgoState, drives: Drives
+    simulator: Simulator, state: SimState, drives: Drives, *, said: str = "", frames: int | None = None
 ) -> tuple[list[SimState], list[Observation | None], list[int]]:
-    """The expert to the clip's end, observed every `drives.every` frames."""
-    driver = ExpertDriver(simulator.scene)
+    """The expert from `state` to the clip's end, observed every `drives.every` frames, obeying what is `said`.
+
+    `frames`: observe only so many, and end a plan's length after them.
+    """
+    last = simulator.last_step if frames is None else min(simulator.last_step, state.step + frames + PLAN_STEPS)
+    driver = ExpertDriver(simulator.scene, said)
     driver.reset()
-    state = simulator.reset(start)
     states: list[SimState] = []
     observations: list[Observation | None] = []
     directions: list[int] = []
     while True:
         plan = driver.plan(state)
-        observe = len(states) % drives.every == 0 and len(states) <= simulator.last_step - PLAN_STEPS
+        observe = state.step % drives.every == 0 and state.step <= last - PLAN_STEPS
         states.append(state)
-        observations.append(simulator.observe(state, images=drives.images) if observe else None)
+        seen = simulator.observe(state, images=drives.images) if observe else None
+        observations.append(replace(seen, instruction=said) if seen is not None else None)
         directions.append(int(driver.direction))
-        if state.done:
+        if state.done or state.step >= last:
             return states, observations, directions
         state = simulator.step(state, plan)
 
@@ -211,3 +224,28 @@ def _branches(
             counts["branches kept"] += 1
             parts.append(part)
     return parts
+
+
+def _instructed(simulator: Simulator, turns: Sequence[SimState], drives: Drives, counts: Counter[str]) -> list[Samples]:
+    """Drives under a random wish in random words: from an instant of the natural drive (`turns`), where the obeying
+    drive parts from the one that the same frame had without it, or from a perturbed start. Contact-free ones only."""
+    rng = np.random.default_rng([drives.seed, simulator.scene.meta.seed & 0x7FFFFFFF, 1])  # others stay as they were
+    parts = []
+    for _ in range(drives.instructed):
+        wish = INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))]
+        said = wish.texts[rng.integers(len(wish.texts))]
+        start = simulator.reset(_perturbed(simulator.scene.expert.start(), drives, rng))
+        turn, from_natural = rng.random(), rng.random() < 0.5
+        if from_natural and turns:
+            start = turns[int(turn * len(turns))]
+        states, observations, directions = _drive(simulator, start, drives, said=said, frames=WISH_FRAMES)
+        if len(states[-1].contacts) > 0:
+            counts["instructed drives dropped: contact"] += 1
+            continue
+        part = _samples(simulator, states, observations, directions)
+        if part is not None:
+            counts["instructed drives kept"] += 1
+            counts["samples with an instruction"] += len(part)
+            parts.append(part)
+    # Where the frames stop growing another drive begins (`train.staleness.drives`), so who spoke later comes first.
+    return sorted(parts, key=lambda part: -int(part.frame_N[0]))

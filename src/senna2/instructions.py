@@ -44,3 +44,14 @@ WISHES: tuple[Wish, ...] = (
     ),
 )
 TEXTS = {wish.kind: wish.texts for wish in WISHES}
+_BY_TEXT = {text: wish for wish in WISHES for text in wish.texts}
+
+
+def plain(text: str) -> str:
+    """Without case, extra spaces and end marks, which do not matter."""
+    return " ".join(text.lower().split()).rstrip(".!? ")
+
+
+def wish_of(text: str) -> Wish | None:
+    """The wish a sentence means; None for silence and for words that mean none of them."""
+    return _BY_TEXT.get(plain(text))

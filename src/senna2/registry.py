@@ -44,6 +44,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "recipes": {
         "smoke": "senna2.recipes.smoke:smoke",
         "laptop": "senna2.recipes.laptop:laptop",
+        "results": "senna2.recipes.results:results",
         "paper": "senna2.recipes.paper:paper",
     },
 }
@@ -54,9 +55,17 @@ def listing(kind: str) -> dict[str, str]:
     if kind not in BUILT_IN:
         raise InputError(f"'{kind}' is no kind of item; kinds are {sorted(BUILT_IN)}")
     found = dict(BUILT_IN[kind])
+    if kind == "policies":
+        found |= {name: f"senna2/weights/{name}" for name in packaged()}
     for point in importlib.metadata.entry_points(group=f"senna2.{kind}"):
         found[point.name] = point.value
     return found
+
+
+def packaged() -> dict[str, Path]:
+    """Policies whose weights lie in the package, by name; empty while none are shipped."""
+    folder = Path(__file__).parent / "weights"
+    return {p.parent.name: p.parent for p in sorted(folder.glob("*/config.json"))}
 
 
 def get(kind: str, name: str) -> Any:
@@ -83,12 +92,13 @@ def make_policy(spec: str, *, seed: int = 0, forced: Any = None, any_rig: bool =
     Decision | None`; `any_rig` drives with other cameras than those it was trained with. Raises `InputError` for an
     unknown name, and for these options with a registered driver, which has no decision to override.
     """
-    if spec in listing("policies"):
+    shipped = packaged()
+    if spec in listing("policies") and spec not in shipped:
         if forced is not None or any_rig:
             raise InputError(f"--policy {spec}: forced and any_rig are for checkpoints; this driver decides nothing")
         factory: Callable[[], Any] = get("policies", spec)
         return factory()
-    folder = Path(spec)
+    folder = shipped.get(spec, Path(spec))
     if (folder / "config.json").is_file():
         from senna2.model.policy import DualSystem  # torch only when a checkpoint is asked for
 

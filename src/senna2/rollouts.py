@@ -8,9 +8,9 @@ import functools
 import multiprocessing
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -84,13 +84,43 @@ def drive(
     observations of every `record_every`-th frame, with state or with images and state. start: the ego's first
     state, by default the expert's. Raises `InputError` for a plan that is not finite or not 30 points long.
     """
+    course, meta = begin_course(
+        scene, policy_name=policy_name, seed=seed, renderer=renderer, plan_every=plan_every, record=record,
+        config=with_vehicle(config, getattr(policy, "vehicle", None) or config.vehicle), record_every=record_every,
+        start=start, needs_images=bool(getattr(policy, "needs_images", True)),
+    )  # fmt: skip
+    policy.reset(meta, clip_seed(seed, scene.meta.name))
+    plan: Plan | None = None
+    while True:
+        try:
+            observation = next(course) if plan is None else course.send(plan)
+        except StopIteration as end:
+            return cast(Rollout, end.value)
+        plan = policy.act(observation)
+
+
+Course = Generator[Observation, Plan, Rollout]
+
+
+def begin_course(
+    scene: Scene, *, policy_name: str, seed: int, config: SimConfig, needs_images: bool,
+    renderer: Renderer | None = None, plan_every: int = 1, record: Record = "none", record_every: int = 1,
+    start: EgoState | None = None,
+) -> tuple[Course, ClipMeta]:  # fmt: skip
+    """A clip under way (a generator that yields what is seen, is sent the plan made from it, and returns the rollout),
+    and what the policy is told beforehand. Arguments as in `drive`."""
     if plan_every < 1 or record_every < 1:
         raise InputError("drive: plan_every and record_every must be at least 1")
-    vehicle = getattr(policy, "vehicle", None) or config.vehicle
-    sim = Simulator(scene, with_vehicle(config, vehicle), renderer)
+    sim = Simulator(scene, config, renderer)
     state = sim.reset(start)
-    policy.reset(sim.meta(state.ego), clip_seed(seed, scene.meta.name))
-    needs_images = bool(getattr(policy, "needs_images", True))
+    course = _course(sim, state, policy_name, seed, needs_images, plan_every, record, record_every)
+    return course, sim.meta(state.ego)
+
+
+def _course(
+    sim: Simulator, state: SimState, policy_name: str, seed: int, needs_images: bool, plan_every: int, record: Record,
+    record_every: int,
+) -> Course:  # fmt: skip
     log = _Log()
     plan: Plan | None = None
     made_at = state
@@ -102,7 +132,8 @@ def drive(
             images = (plans_now and needs_images) or (keeps and record == "images")
             observation = sim.observe(state, images=images)
         if plans_now and observation is not None:
-            plan, made_at = _checked(policy.act(observation), observation.v, policy_name, scene, state), state
+            made = yield observation
+            plan, made_at = _checked(made, observation.v, policy_name, sim.scene, state), state
         kept = observation if keeps else None
         if kept is not None and record == "state":
             kept = dataclasses.replace(kept, images={})
@@ -110,7 +141,7 @@ def drive(
         if state.done:
             break
         if plan is None:
-            raise InputError(f"drive: no plan at the first frame of clip {scene.meta.name}")
+            raise InputError(f"drive: no plan at the first frame of clip {sim.scene.meta.name}")
         rest = shift_plan(plan.trajectory, made_at.ego, state.ego, state.t_s - made_at.t_s)
         state = sim.step(state, rest)
     return log.rollout(sim, policy_name, seed, record != "none")
@@ -285,7 +316,7 @@ class _Driver:
         clip = source.meta.name if isinstance(source, Scene) else str(source)
         work = self.work
         try:
-            scene = _load(source)
+            scene = load_source(source)
             clip = scene.meta.name
             return drive(
                 policy, scene, policy_name=name, seed=work.seed, config=work.config, plan_every=work.plan_every,
@@ -299,7 +330,7 @@ class _Driver:
             raise RuntimeError(f"clip {clip}: {type(error).__name__}: {error}") from error
 
 
-def _load(source: ClipSource) -> Scene:
+def load_source(source: ClipSource) -> Scene:
     if isinstance(source, Scene):
         return source
     if isinstance(source, str | Path):

@@ -169,6 +169,25 @@ def test_explanation(samples: Samples, wanted: str | None) -> None:
     assert got == (None if wanted is None else f"Because {wanted}.")
 
 
+@pytest.mark.parametrize(
+    ("samples", "said", "wanted"),
+    [
+        (frame(v=13.9, speed=Speed.ACCELERATE), "we are late, speed up", "the passenger asked to hurry up"),
+        (frame(v=9.0, speed=Speed.DECELERATE), "Take it easy.", "the passenger asked to slow down"),
+        (frame(v=9.0, speed=Speed.KEEP), "slow down", "the passenger asked to slow down"),
+        (frame(v=15.5, speed=Speed.KEEP), "hurry up", "the passenger asked to hurry up"),
+        (frame(v=9.0, speed=Speed.DECELERATE), "hurry up", None),  # not what was asked
+        (frame(v=9.0, speed=Speed.DECELERATE), "keep left", None),
+        (frame(v=9.0, speed=Speed.DECELERATE), "turn around", None),
+        (frame(red_m=20, speed=Speed.DECELERATE), "slow down", "the light ahead is red or amber, 20 m away"),
+        (frame(speed=Speed.ACCELERATE), "hurry up", "the path is free and the ego is under the limit"),
+    ],
+)
+def test_a_passenger_explains_what_the_road_does_not(samples: Samples, said: str, wanted: str | None) -> None:
+    got = answer("explanation", replace(samples, instruction_N=(said,)))
+    assert got == (None if wanted is None else f"Because {wanted}.")
+
+
 def test_wording_varies_and_is_drawn_from_the_seed() -> None:
     many = [replace(frame(LEAD), index_N=np.array([k])) for k in range(30)]
     first = [qa_of(s, 0) for s in many]

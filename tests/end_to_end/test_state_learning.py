@@ -29,7 +29,7 @@ from senna2.world.town.families import make_scene, split_scenes
 WORKERS = 2
 TRAIN_CLIPS, HELD_OUT_CLIPS = 150, 36
 STEPS, BATCH = 750, 16  # 12 000 samples
-DRIVES = Drives(drives=3, every=2, branch_every=0, images=False)
+DRIVES = Drives(drives=3, every=2, branch_every=0, instructed=0, images=False)
 
 
 def _write_clip(family: str, seed: int, split: str, out: Path) -> int:

@@ -5,8 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from senna2.evaluate.control import Instructed, control, relative_speeds
+from senna2.evaluate.control import (
+    Instructed,
+    control,
+    instructed_samples,
+    nobody_listens,
+    relative_speeds,
+    without_instruction,
+)
 from senna2.evaluate.metrics import CONTROL
+from senna2.instructions import WISHES
 from senna2.types import PLAN_DT, PLAN_STEPS, InputError, Plans, Samples, Speed
 
 T = PLAN_DT * np.arange(1, PLAN_STEPS + 1)
@@ -17,7 +25,7 @@ def plans(samples: Samples, factor, dy=0.0) -> Plans:
     v = samples.motion_N4[:, 0] * factor
     points = np.zeros((len(samples), PLAN_STEPS, 2), np.float32)
     points[..., 0] = v[:, None] * T
-    points[:, -1, 1] = dy
+    points[:, -2:, 1] = np.broadcast_to(dy, len(samples))[:, None]  # alone it would lengthen the last step
     none = np.full(len(samples), -1, np.int8)
     return Plans(points, none, none, none, none)
 
@@ -81,16 +89,80 @@ def test_seeds():
     assert got["ratio_keep"].value == pytest.approx(1.1, abs=0.11)
 
 
-def test_instructions():
-    s = fake(4)
-    told = plans(s, np.array([1.2, 1.2, 1.0, 1.0]), np.array([0, 0, 1.0, 1.0]))
-    got = control(s, forced(s, 1, 1, 1), Instructed(told, plans(s, 1.0), ("faster", "slower", "left", "right")))
-    assert got["instruction_followed"].value == 0.5
-    assert got["instruction_followed"].n == 4
-    got = control(s, forced(s, 1, 1, 1), Instructed(told, plans(s, 1.0), ("faster", "", "", "")))
-    assert got["instruction_followed"].value == 1.0
-    same = Instructed(plans(s, 1.0), plans(s, 1.0), ("faster",) * 4)
-    assert control(s, forced(s, 1, 1, 1), same)["instruction_followed"].value == 0.0
+OBEYS = {"faster": (1.2, 0.0), "slower": (0.8, 0.0), "left": (1.0, 0.5), "right": (1.0, -0.5)}  # factor, dy
+
+
+def followed(samples, changes, without=None):
+    """`instruction_followed` of plans that change so (factor of the speed, metres to the left) under each wish."""
+    told = {ask: plans(samples, *change) for ask, change in changes.items()}
+    instructed = Instructed(told, plans(samples, 1.0) if without is None else without)
+    return control(samples, forced(samples, 1, 1, 1), instructed)["instruction_followed"]
+
+
+def test_who_obeys_has_1_who_ignores_or_does_the_opposite_0():
+    s = fake()
+    obedient = followed(s, OBEYS)
+    assert (obedient.value, obedient.n) == (1.0, 4 * 9)
+    assert obedient.note == "faster 1.000, slower 1.000, left 1.000, right 1.000"
+    deaf = followed(s, dict.fromkeys(OBEYS, (1.0, 0.0)))  # ties are not followed
+    assert deaf.value == 0.0
+    contrary = followed(s, {ask: (2 - factor, -dy) for ask, (factor, dy) in OBEYS.items()})
+    assert contrary.value == 0.0
+
+
+@pytest.mark.parametrize("ask", OBEYS)
+def test_each_wish_has_its_own_sign_and_quantity(ask):
+    s = fake()
+    still = dict.fromkeys(OBEYS, (1.0, 0.0))
+    assert followed(s, still | {ask: OBEYS[ask]}).value == 0.25
+    others = {a: c for a, c in OBEYS.items() if a != ask}
+    for other, change in others.items():
+        got = followed(s, still | {ask: change}).value
+        assert got == 0.0, f"what does for {other} does not for {ask}"
+
+
+def test_mirrored_wishes_and_plans_come_out_the_same():
+    s = fake()
+    rng = np.random.default_rng(0)
+    dy = {ask: rng.normal(0, 0.3, len(s)) for ask in ("left", "right")}
+    still = dict.fromkeys(("faster", "slower"), (1.0, 0.0))
+    without = plans(s, 1.0, rng.normal(0, 0.3, len(s)))
+    got = followed(s, still | {a: (1.0, d) for a, d in dy.items()}, without)
+    mirrored = dataclasses.replace(without, points_NT2=without.points_NT2 * np.float32([1, -1]))
+    swapped = {"left": (1.0, -dy["right"]), "right": (1.0, -dy["left"])}
+    assert 0 < got.value < 0.5
+    assert followed(s, still | swapped, mirrored).value == got.value
+
+
+def test_the_note_tells_each_wish_and_seeds_are_kept():
+    s = fake()
+    told = {ask: {1: plans(s, *c), 2: plans(s, 1.0)} for ask, c in OBEYS.items()}
+    told["right"] = {1: plans(s, 1.0), 2: plans(s, 1.0)}
+    got = control(s, forced(s, 1, 1, 1), Instructed(told, {1: plans(s, 1.0), 2: plans(s, 1.0)}))
+    assert got["instruction_followed"].per_seed == [0.75, 0.0]
+    assert got["instruction_followed"].value == 0.375
+    assert got["instruction_followed"].note == "faster 0.500, slower 0.500, left 0.500, right 0.000"
+    with pytest.raises(InputError, match="different seeds"):
+        control(s, forced(s, 1, 1, 1), Instructed(told, {1: plans(s, 1.0)}))
+    with pytest.raises(InputError, match="no plans under the wish right"):
+        followed(s, {ask: c for ask, c in OBEYS.items() if ask != "right"})
+
+
+def test_only_the_words_differ_between_the_samples_of_a_pair():
+    s = dataclasses.replace(fake(), instruction_N=("slow down",) * 9)
+    told = instructed_samples(s)
+    assert {wish.asks for wish in WISHES} == set(told)
+    for wish in WISHES:
+        some = told[wish.asks].validate()
+        assert set(some.instruction_N) == set(wish.texts)
+        assert dataclasses.replace(some, instruction_N=s.instruction_N).index_N is s.index_N  # the same noise
+    assert set(without_instruction(s).instruction_N) == {""}
+
+
+def test_a_policy_without_a_vlm_has_nulls_with_a_note():
+    got = nobody_listens()
+    assert set(got) == set(CONTROL)
+    assert all(v.value is None and v.note == "the policy has no VLM" for v in got.values())
 
 
 def test_a_missing_decision_is_named():

@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from senna2.model.batch import Batch
 from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.model.vlm.qwen import DrivingVLM
+from senna2.train.stage1 import unguided
 from senna2.types import Rig, Samples
 
 
@@ -59,3 +62,26 @@ def store() -> MemoryStore:
 def make_policy(vlm_folder, store):
     """A fresh system with identical weights at every call."""
     return functools.partial(small_policy, vlm_folder, store)
+
+
+@pytest.fixture(scope="session")
+def straight_driver():
+    """A state planner whose basis knows curves and which has learned to drive straight on; and its samples."""
+    torch.set_num_threads(1)
+    samples = Samples.fake(24, Rig.fake(), seed=3)
+    samples = dataclasses.replace(samples, index_N=np.arange(24, dtype=np.int64))
+    bent = samples.future_NT3.copy()
+    side = np.linspace(-1, 1, 24)[:, None]
+    bent[..., 1] = side * np.linspace(0, 1.5, 30) ** 2  # so that the lateral modes have their real size
+    policy = DualSystem(PolicyConfig(obs="state", adapter="none", dim=32, blocks=2), Rig.fake(), seed=0)
+    policy.fit_basis(dataclasses.replace(samples, future_NT3=bent))
+    optimiser = torch.optim.AdamW(policy.parameters(), 3e-3)
+    batch = Batch.from_samples(samples)
+    for step in range(150):
+        optimiser.param_groups[0]["lr"] = 1.5e-3 * (1 + math.cos(math.pi * step / 150))  # settled, so: truly straight
+        tokens = policy.encode(batch)
+        loss = policy.planning_loss(tokens, unguided(policy, 24), batch, seed=0, step=step).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return policy, samples

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from senna2.model.batch import Batch
-from senna2.model.policy import DualSystem, PolicyConfig
-from senna2.train.frames import RolloutFrames, flags, select_frames
+from senna2.train.distributed import Ranks
+from senna2.train.frames import RolloutFrames, flags, save_frames, select_frames
+from senna2.train.guards import DrivingGuards, off
+from senna2.train.levels import LowLevel, Stage3, Together, frozen_copy
 from senna2.train.loop import Optim
-from senna2.train.stage1 import unguided
-from senna2.train.stage3 import LowLevel, Stage3, disagreement_nll, frozen_copy, l_eff, l_safe
-from senna2.types import Contact, Observation, Rig, Rollout, Samples
+from senna2.train.losses import disagreement_nll, l_eff, l_safe
+from senna2.train.stage1 import vlm_of
+from senna2.train.stage3 import run_3
+from senna2.types import Contact, Observation, Rollout
 
 
 def straight(v: float = 8.0) -> torch.Tensor:
@@ -42,29 +45,6 @@ def test_a_standing_plan_has_no_gradient():
         assert (tau.grad == 0).all()
 
 
-@pytest.fixture(scope="module")
-def straight_driver():
-    """A state planner whose basis knows curves and which has learned to drive straight on; and its samples."""
-    torch.set_num_threads(1)
-    samples = Samples.fake(24, Rig.fake(), seed=3)
-    samples = dataclasses.replace(samples, index_N=np.arange(24, dtype=np.int64))
-    bent = samples.future_NT3.copy()
-    side = np.linspace(-1, 1, 24)[:, None]
-    bent[..., 1] = side * np.linspace(0, 1.5, 30) ** 2  # so that the lateral modes have their real size
-    policy = DualSystem(PolicyConfig(obs="state", adapter="none", dim=32, blocks=2), Rig.fake(), seed=0)
-    policy.fit_basis(dataclasses.replace(samples, future_NT3=bent))
-    optimiser = torch.optim.AdamW(policy.parameters(), 3e-3)
-    batch = Batch.from_samples(samples)
-    for step in range(150):
-        optimiser.param_groups[0]["lr"] = 1.5e-3 * (1 + math.cos(math.pi * step / 150))  # settled, so: truly straight
-        tokens = policy.encode(batch)
-        loss = policy.planning_loss(tokens, unguided(policy, 24), batch, seed=0, step=step).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return policy, samples
-
-
 @pytest.mark.parametrize(("risky", "sign"), [(True, -1), (False, 1)])
 def test_one_step_shortens_or_lengthens_straight_plans(risky, sign, straight_driver):
     """One flagged batch of straight plans, one gradient step: the end point moves along, hardly aside."""
@@ -84,7 +64,7 @@ def test_one_step_shortens_or_lengthens_straight_plans(risky, sign, straight_dri
     before = plans()
     assert before[..., 1].abs().max() < 0.25  # straight, as far as 150 steps teach it
     loss, _ = stage.loss(stage.load(index), 0, n)
-    loss.backward()
+    sum(loss.values()).backward()
     torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-5, weight_decay=0).step()
     moved = (plans() - before)[:, -1]
     assert (sign * moved[:, 0] > 0).all()
@@ -167,3 +147,75 @@ def test_features_that_argue_for_another_decision_than_the_rollouts_are_taken_aw
 
 def _settings() -> Stage3:
     return Stage3(Optim(steps=2, batch=8, lr=1e-4), Optim(steps=2, batch=4, lr=1e-4))
+
+
+def _thirds(store) -> RolloutFrames:
+    """A third risky, a third slow, a third neither; no decision was given."""
+    kind, none = np.arange(len(store)) % 3, np.full(len(store), -1, np.int8)
+    return RolloutFrames(store.states, kind == 0, kind == 1, none, none)
+
+
+def test_lora_is_untouched_by_the_planners_losses_and_the_planner_by_the_vlms(make_policy, store):
+    policy = make_policy()
+    vlm_of(policy).add_lora()
+    frames, anchor = _thirds(store), frozen_copy(policy)
+    low = LowLevel(policy, anchor, frames, _settings(), 0)
+    assert not any(n.startswith("vlm.") for n in low.named_parameters())
+    both = Together(policy, anchor, frames, _settings(), 0)
+    loss, values = both.loss(both.load(np.arange(12)), 0, 12)
+    assert values.keys() == {"safe", "slow", "anchor", "high", "disagree"}
+    assert loss["safe"].item() > 0
+    assert loss["slow"].item() > 0
+    assert loss["high"].item() > 0  # a fresh planner keeps its speed, a fresh VLM says the same to all
+    named = both.named_parameters()
+    for term, own in (("safe", "planner."), ("slow", "planner."), ("high", "vlm.")):
+        found = torch.autograd.grad(loss[term], list(named.values()), retain_graph=True, allow_unused=True)
+        touched = {n for n, g in zip(named, found, strict=True) if g is not None and bool(g.abs().sum() > 0)}
+        assert touched
+        assert all(n.startswith("vlm.") == (own == "vlm.") for n in touched), term
+    assert loss["anchor"].item() == 0.0  # nothing has moved yet
+
+
+def test_both_levels_in_one_step_learn_together(make_policy, store, tmp_path):
+    """The printed loss: one training, L_high + β L_low, with the gradient norm of every term in the log."""
+    policy = make_policy()
+    save_frames(tmp_path / "round-0", _thirds(store))
+    before = {n: p.detach().clone() for n, p in policy.named_parameters() if n.startswith("planner.")}
+    config = dataclasses.replace(_settings(), faithful=True, guards=off(DrivingGuards()))
+    log = run_3(policy, lambda *_: [], config, tmp_path, seed=0, ranks=Ranks(), resume=True)
+    assert {f"grad_norm_{t}" for t in ("safe", "slow", "anchor", "high")} <= log[0].keys()
+    assert [p.name for p in (tmp_path / "round-0").iterdir() if p.is_dir()].count("low") == 0
+    assert any(not torch.equal(p, before[n]) for n, p in policy.named_parameters() if n in before)
+    assert any(bool(p.abs().sum() > 0) for n, p in policy.named_parameters() if "lora_B" in n)
+
+
+@pytest.mark.parametrize(("risky", "accel"), [(True, -1.5), (False, 1.0)])
+def test_retimed_plans_arrive_where_they_should_and_stay_there(risky, accel, straight_driver):
+    """Unlike the literal losses, whose pull never ends."""
+    policy, samples = copy.deepcopy(straight_driver[0]), straight_driver[1]
+    all_N, none = np.full(24, True), np.full(24, -1, np.int8)
+    frames = RolloutFrames(samples, all_N & risky, all_N & (not risky), none, none)
+    config = Stage3(Optim(1, 24, 1e-3), Optim(1, 24, 1e-3), low_mode="retime", lambda_eff=1.0, lambda_anchor=0.0)
+    stage = LowLevel(policy, frozen_copy(policy), frames, config, 0)
+    index, tensors = np.arange(24), Batch.from_samples(samples)
+    held = stage.plan(stage.anchor, index, tensors, 0)
+    loss, _ = stage.loss(stage.load(index), 0, 24)
+    by_hand = 0.5 * accel * (0.1 * torch.arange(1, 31)) ** 2  # m from the plan, which is nearly straight
+    assert loss["safe" if risky else "slow"].item() == pytest.approx(float((by_hand**2).sum()), rel=0.05)
+    optimiser = torch.optim.AdamW(stage.named_parameters().values(), 1e-3, weight_decay=0)
+    for step in range(60):
+        optimiser.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / 60))
+        optimiser.zero_grad()
+        sum(stage.loss(stage.load(index), step, 24)[0].values()).backward()
+        optimiser.step()
+    with torch.no_grad():
+        moved = (stage.plan(policy, index, tensors, 0) - held)[:, -1, 0].mean().item()
+    assert moved == pytest.approx(4.5 * accel, rel=0.1)
+
+
+def test_the_letter_judges_a_lane_change_by_its_side_too():
+    logp = torch.full((1, 20), -10.0)
+    logp[0, 2 * 5 + 3] = 0.0  # KEEP SPEED, CHANGE LANE LEFT; the plan is straight
+    nll, wrong = disagreement_nll(logp.log_softmax(1), torch.tensor([2]), torch.tensor([0]), lane_change_by_speed=False)
+    assert wrong.item()
+    assert nll.item() > 5

@@ -340,12 +340,3 @@ def test_every_clip_of_the_showcase_is_made(family: str) -> None:
         scene = make_scene(family, seed, "showcase")
         streets.append(np.concatenate([lane.centre_P2 for lane in scene.map.lanes]))
         np.testing.assert_array_equal(streets[-1], streets[0])
-
-
-@pytest.mark.slow
-def test_the_core_set_is_honestly_hard() -> None:
-    """Naive fails in at least half of every risky family, IDM lies between it and the expert, few drafts are rejected,
-    every class of f_K occurs: whatever breaks a rule is in words in `findings`."""
-    from senna2.recipes.difficulty import measure_difficulty
-
-    assert measure_difficulty("core", "tune", 20, workers=0)["findings"] == []

@@ -27,18 +27,21 @@ def script(family: str) -> str:
     return family.removesuffix("_dusk").removesuffix("_rain")
 
 
-def pixels_before_reaction(scene: Scene) -> tuple[float, int]:
-    """(when the expert reacts, pixels of the best seen deciding agent 1.5 s before)."""
+def pixels_before_reaction(scene: Scene) -> tuple[float, int] | None:
+    """(when the expert reacts, pixels of the best seen deciding agent 1.5 s before); None if it need not react."""
     keys = {t.id for t in scene.tracks if t.id.startswith("key_")}
     reacts = reaction_s(scene, keys)
-    assert reacts is not None, f"{scene.meta.name}: the expert drives as if {keys} were not there"
+    if reacts is None:
+        return None
     at = round(max(reacts - BEFORE_S, 0.0), 1)
     return reacts, max(visible_pixels(scene, key, at) for key in keys)
 
 
 @pytest.mark.parametrize("family", [f for f in BASE if f not in NOBODY])
 def test_the_deciding_agent_is_seen_before_the_expert_reacts(family):
-    reacts, pixels = pixels_before_reaction(clip(family, 0))
+    found = pixels_before_reaction(clip(family, 0))
+    assert found is not None, f"{family}: the expert drives as if the deciding agents were not there"
+    reacts, pixels = found
     assert pixels >= LEAST_PIXELS
     assert reacts >= BEFORE_S or family in AT_ONCE
 
@@ -47,10 +50,10 @@ def test_the_deciding_agent_is_seen_before_the_expert_reacts(family):
 @pytest.mark.parametrize("family", [f for f in FAMILIES if script(f) not in NOBODY])
 def test_so_it_is_in_every_family_whatever_the_weather(family):
     found = [pixels_before_reaction(clip(family, i)) for i in range(1, 7)]
-    seen = [pixels >= LEAST_PIXELS for _, pixels in found]
-    in_time = [reacts >= BEFORE_S for reacts, _ in found]
-    assert sum(seen) >= 5, found
-    assert sum(in_time) >= 4 or family in AT_ONCE, found
+    reactions = [f for f in found if f is not None]  # a leader may drive on, a gap may be there at once
+    assert len(reactions) >= 4, found
+    assert sum(pixels < LEAST_PIXELS for _, pixels in reactions) <= 1, found
+    assert sum(reacts < BEFORE_S for reacts, _ in reactions) <= 2 or family in AT_ONCE, found
 
 
 def test_only_where_nobody_decides_no_agent_is_named():

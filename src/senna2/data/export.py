@@ -1,7 +1,7 @@
 """Samples as question and answer pairs with their front frames, in the formats of the usual fine-tuning tools.
 
     llamafactory   senna2.json, dataset_info.json   "sharegpt" messages; images relative to the dataset's folder
-    swift          senna2.jsonl                    the same messages, a line each; images relative to where it is started
+    swift          senna2.jsonl                     the same messages, a line each; images relative to the start folder
     trl            train.jsonl                      conversational prompt and completion, so that only the answer trains
 
 The decision is always asked; what else, `kinds` of `data.qa` say. Samples without a decision (UNKNOWN) or with a forced

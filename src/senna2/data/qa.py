@@ -276,6 +276,7 @@ def _explanation(samples: Samples, i: int, agents: Sequence[Agent]) -> str | Non
         red_m=red_line_m(samples, i),
         lead=leader(agents),
         crossing=next((a for a in agents if a.kind in VULNERABLE and comes_into_path(a)), None),
+        said=samples.instruction_N[i],
     )
 
 

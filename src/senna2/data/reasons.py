@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Protocol
 
+from senna2.instructions import wish_of
 from senna2.types import Decision, Direction, Speed
 
 BRAKE = 1.5  # m/s², how a calm driver brakes for a light or a leader
@@ -25,8 +26,9 @@ CLAUSES = (
     "Because the path is free and the ego is under the limit",
     "Because the {1} {0:.0f} m ahead keeps the same speed",
     "Because the path is free and the ego is near the limit",
+    "Because the passenger asked to {1}",
 )
-LIGHT, ENTERS, STANDS, SLOWER, NEAR, TURNS, TOO_FAST, LEAVES, FREE, SAME, AT_LIMIT = CLAUSES
+LIGHT, ENTERS, STANDS, SLOWER, NEAR, TURNS, TOO_FAST, LEAVES, FREE, SAME, AT_LIMIT, ASKED = CLAUSES
 SIDES = {
     Direction.TURN_LEFT: "; the route turns left",
     Direction.TURN_RIGHT: "; the route turns right",
@@ -50,16 +52,19 @@ class Seen(Protocol):
 
 def reason(
     decision: Decision, *, v: float, limit: float, navigation: Direction, red_m: float | None, lead: Seen | None,
-    crossing: Seen | None,
+    crossing: Seen | None, said: str = "",
 ) -> str | None:  # fmt: skip
     """A sentence, or None where nothing that is known explains the decision.
 
     v, limit: m/s (NaN: unknown). red_m: distance to the stop line of a red or amber light. crossing: a pedestrian,
     cyclist or motorcycle that comes into the ego's path. A change of direction is explained by the route alone.
+    said: the passenger's words; they explain what the road does not.
     """
     clause = {
         Speed.STOP: _slow, Speed.DECELERATE: _slow, Speed.ACCELERATE: _fast, Speed.KEEP: _keep,
     }[decision.speed](decision, v, limit, red_m, lead, crossing)  # fmt: skip
+    if clause is None and decision.direction == Direction.STRAIGHT:
+        clause = _asked(decision.speed, v, limit, lead, said)
     if clause is None:
         return None
     if decision.direction == Direction.STRAIGHT:
@@ -113,3 +118,14 @@ def _keep(
     if red_m is None and crossing is None and isfinite(limit) and abs(v - limit) < NEAR_LIMIT:
         return AT_LIMIT
     return None
+
+
+def _asked(speed: Speed, v: float, limit: float, lead: Seen | None, said: str) -> str | None:
+    """A wish for another speed: while it is being met, and once it is met, away from the limit on an open road."""
+    wish = wish_of(said)
+    if wish is None or wish.asks not in ("faster", "slower"):
+        return None
+    sign = 1 if wish.asks == "faster" else -1
+    under_way = speed == (Speed.ACCELERATE if sign > 0 else Speed.DECELERATE)
+    met = speed == Speed.KEEP and lead is None and isfinite(limit) and sign * (v - limit) > FASTER
+    return ASKED.format(0, wish.kind) if under_way or met else None

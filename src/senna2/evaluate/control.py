@@ -1,5 +1,5 @@
-"""Does the planner obey a decision that is forced on it? Relative speed ratio and orderings. EVALUATION,
-Control.
+"""Does the planner obey a decision that is forced on it, and the words of a passenger? Relative speed ratio and
+orderings. EVALUATION, Control.
 
 Legend: N samples, M frames with v₀ ≥ 3 m/s.
 """
@@ -7,31 +7,27 @@ Legend: N samples, M frames with v₀ ≥ 3 m/s.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from senna2.evaluate.consistency import PlansBySeed, by_seed, per_clip, recorded
-from senna2.evaluate.metrics import MetricValue
+from senna2.evaluate.metrics import CONTROL, MetricValue
 from senna2.evaluate.stats import Frames, Sums, measure, missing
+from senna2.instructions import WISHES, Ask
 from senna2.types import PLAN_DT, Array, InputError, Plans, Samples, Speed
 
 MIN_V0 = 3.0  # m/s; below it a ratio of speeds says nothing
 TIE = 1e-6  # m/s or m: equal but for rounding
 NAMES = {Speed.ACCELERATE: "accelerate", Speed.KEEP: "keep", Speed.DECELERATE: "decelerate"}
 
-Ask = Literal["faster", "slower", "left", "right"]
-
 
 @dataclass(frozen=True, eq=False)
 class Instructed:
-    """Plans of the same samples and noise with and without a user's instruction. asked[i]: what sample i's
-    text asks; an empty string leaves the sample out."""
+    """Plans of all samples, of the same noise, with and without a passenger's words; `told` by what these ask."""
 
-    with_instruction: PlansBySeed
+    told: Mapping[Ask, PlansBySeed]
     without: PlansBySeed
-    asked: tuple[Ask | Literal[""], ...]
 
 
 def speed_at_end(plans: Plans) -> Array:
@@ -56,8 +52,8 @@ def control(
     samples: Samples, plans_by_speed: Mapping[Speed, PlansBySeed], plans_instructed: Instructed | None = None
 ) -> dict[str, MetricValue]:
     """The control suite: every name of `metrics.CONTROL`. `plans_by_speed`: plans of the same samples and
-    noise under ACCELERATE, KEEP and DECELERATE, of one seed or by seed. Raises `InputError` if one is missing
-    or seeds differ."""
+    noise under ACCELERATE, KEEP and DECELERATE, of one seed or by seed; `plans_instructed`: under a passenger's
+    words. Raises `InputError` if a decision or a wish is missing or seeds differ."""
     absent = [name for speed, name in NAMES.items() if speed not in plans_by_speed]
     if absent:
         raise InputError(f"control: no plans under forced {', '.join(absent)}; give accelerate, keep and decelerate")
@@ -108,27 +104,57 @@ def _forced(
     return out
 
 
+def instructed_samples(samples: Samples) -> dict[Ask, Samples]:
+    """The same samples under each wish. Frame, motion and `index_N`, hence noise, stay; only the text differs, and
+    goes round the sentences that mean the wish."""
+    n = len(samples)
+    return {
+        wish.asks: replace(samples, instruction_N=tuple(wish.texts[i % len(wish.texts)] for i in range(n)))
+        for wish in WISHES
+    }
+
+
+def without_instruction(samples: Samples) -> Samples:
+    """The same samples with nobody speaking."""
+    return replace(samples, instruction_N=("",) * len(samples))
+
+
+def nobody_listens(seeds: int = 1) -> dict[str, MetricValue]:
+    """The control suite of a policy without a VLM: it takes no decision and reads no words."""
+    return {name: missing("the policy has no VLM", seeds) for name in CONTROL}
+
+
 def _followed(samples: Samples, instructed: Instructed | None) -> MetricValue:
+    """Share over frames and wishes on which the plan changes as asked; a tie is not followed. The note tells the share
+    of each wish."""
     if instructed is None:
         return missing("no instruction was given")
     n = len(samples)
-    if len(instructed.asked) != n:
-        raise InputError(f"control: {len(instructed.asked)} instructions for {n} samples; one a sample, '' for none")
-    told, plain = by_seed(instructed.with_instruction, n), by_seed(instructed.without, n)
-    if tuple(told) != tuple(plain):
+    absent = [wish.asks for wish in WISHES if wish.asks not in instructed.told]
+    if absent:
+        raise InputError(f"control: no plans under the wish {', '.join(absent)}; give one for each of WISHES")
+    told, plain = {ask: by_seed(plans, n) for ask, plans in instructed.told.items()}, by_seed(instructed.without, n)
+    if any(tuple(plans) != tuple(plain) for plans in told.values()):
         raise InputError("control: plans with and without instruction have different seeds")
-    asked = np.array(instructed.asked, dtype=object)
-    frames = np.intersect1d(fast_enough(samples), np.flatnonzero(asked != ""))
+    frames = fast_enough(samples)
     if len(frames) == 0:
-        return missing("no frame with v₀ ≥ 3 m/s has an instruction", len(told))
-    sign = np.array([{"faster": 1, "slower": -1, "left": 1, "right": -1}[a] for a in asked[frames]])
-    by_speed = np.isin(asked[frames], ("faster", "slower"))
+        return missing("no frame with v₀ ≥ 3 m/s", len(plain))
     used, clip_M = np.unique(samples.clip_N[frames], return_inverse=True)
-    tables = []
-    for seed, plans in told.items():
-        dv = (speed_at_end(plans) - speed_at_end(plain[seed]))[frames]
-        dy = (plans.points_NT2[:, -1, 1].astype(np.float64) - plain[seed].points_NT2[:, -1, 1])[frames]
-        followed = sign * np.where(by_speed, dv, dy) > TIE
-        tables.append(per_clip(np.stack([followed, np.ones(len(frames))], 1).astype(float), clip_M, len(used)))
-    units = Sums(tuple(samples.clips[c] for c in used), tuple(told), np.stack(tables))
-    return measure(units, len(frames))
+    followed = {
+        ask: np.stack([_changes_as_asked(ask, plans[seed], plain[seed])[frames] for seed in plain])
+        for ask, plans in told.items()
+    }  # (seeds, M) each
+    counts_SM2 = np.stack([sum(followed.values()), np.full((len(plain), len(frames)), len(told))], -1)
+    tables = [per_clip(counts_M2.astype(float), clip_M, len(used)) for counts_M2 in counts_SM2]
+    units = Sums(tuple(samples.clips[c] for c in used), tuple(plain), np.stack(tables))
+    note = ", ".join(f"{ask} {share.mean():.3f}" for ask, share in followed.items())
+    return replace(measure(units, len(frames) * len(told)), note=note)
+
+
+def _changes_as_asked(ask: Ask, told: Plans, plain: Plans) -> Array:
+    """(N,) bool: at 3 s the plan is faster or slower, or farther to the left or right in the frame of its start."""
+    if ask in ("faster", "slower"):
+        change = speed_at_end(told) - speed_at_end(plain)
+    else:
+        change = told.points_NT2[:, -1, 1].astype(np.float64) - plain.points_NT2[:, -1, 1]
+    return (change if ask in ("faster", "left") else -change) > TIE

@@ -90,9 +90,10 @@ DEFINITIONS = {
     "control": (
         "On frames with v₀ ≥ 3 m/s, the planned speed at 3 s under forced decisions. ratio_*: median of "
         "that speed over v₀; auroc_a_b: share of frames on which the plan under a is faster than the one "
-        "under b (same frame and noise; ties count half). instruction_followed: share of frames on which "
-        "the plan with an instruction differs from the one without in the asked direction (speed or lateral "
-        "offset at 3 s)."
+        "under b (same frame and noise; ties count half). instruction_followed: share of frames, each "
+        "under every wish (faster, slower, left, right), on which the plan with the passenger's words differs "
+        "from the one without in the asked direction (speed or lateral offset at 3 s; ties do not count). The "
+        "note holds each wish's share. A planner that ignores the words has 0, one that changes at random 0.5."
     ),
     "statistics": (
         "Seeds are averaged per clip, clips are bootstrapped (95 %, 2000 draws, fixed generator); counts of "

@@ -201,3 +201,28 @@ def paired_difference(a: MetricValue, b: MetricValue) -> dict[str, Any]:
         ci = _percentiles(first.at(weights) - second.at(weights))
     relative = difference / abs(of_b) if of_b != 0 else None
     return {"difference": difference, "relative": relative, "ci95": ci, "paired_over": len(clips)}
+
+
+def paired(
+    values: Sequence[MetricValue], of: Callable[..., Array]
+) -> tuple[float | None, tuple[float, float] | None, int]:
+    """`of(*values)` on the clips that all have, with its interval: clips are drawn once for all of them.
+
+    Returns (value, ci95, number of clips); None where it does not exist. Raises `InputError` for a metric that does not
+    say what it was made of.
+    """
+    units = [v.units for v in values if v.units is not None]
+    if len(units) < len(values) or not units:
+        raise InputError("paired: a metric has no units, so that its clips cannot be drawn again")
+    others = [set(u.clips) for u in units[1:]]
+    clips = [c for c in units[0].clips if all(c in o for o in others)]
+    if not clips:
+        return None, None, 0
+    same = [u.only(clips) for u in units]
+    value = float(of(*(u.at(np.ones((1, len(clips)))) for u in same))[0])
+    if not np.isfinite(value):
+        return None, None, len(clips)
+    if len(clips) < 2:
+        return value, None, len(clips)
+    weights = clip_weights(len(clips))
+    return value, _percentiles(of(*(u.at(weights) for u in same))), len(clips)

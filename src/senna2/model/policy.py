@@ -22,6 +22,7 @@ from senna2.model.backbone import ImageEncoder, StateEncoder
 from senna2.model.basis import PlanBasis
 from senna2.model.batch import Batch
 from senna2.model.config import PolicyConfig, check_rig
+from senna2.model.lockstep import Lockstep
 from senna2.model.memory import Bank, MemoryBank, SimulatedClock, Thought
 from senna2.model.override import Forced, columns, decisions, given_decision, merged
 from senna2.model.perception import Perception
@@ -309,6 +310,10 @@ class DualSystem(nn.Module):
             decision_age_s=age,
             speed_probs_4=None if thought is None else thought.speed_probs_4,
         )
+
+    def lockstep(self) -> Lockstep:
+        """For driving several clips at once: one call of the networks a frame (`abreast.drive_abreast`)."""
+        return Lockstep(self)
 
     @torch.no_grad()
     def plan_batch(

@@ -20,7 +20,8 @@ class Clips:
 
     `drives`: the expert's natural drive plus perturbed ones (start moved sideways, speed scaled: recovery data).
     `every`: frames between samples. `branch_every`: frames between instants at which the expert is forced to
-    accelerate, brake or keep for 3 s (counterfactual labels); 0 for none.
+    accelerate, brake or keep for 3 s (counterfactual labels); 0 for none. `instructed`: extra drives a clip under a
+    random instruction of a passenger, 5 s of each: by default about a fifth of the samples.
     """
 
     train: int
@@ -30,6 +31,7 @@ class Clips:
     drives: int = 2
     every: int = 2
     branch_every: int = 10
+    instructed: int = 1
 
 
 @dataclass(frozen=True)

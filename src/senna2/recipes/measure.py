@@ -18,11 +18,13 @@ from senna2.data.store import SampleStore
 from senna2.demonstrations import Replay, collect
 from senna2.evaluate.closed_loop import clip_row, closed_loop
 from senna2.evaluate.consistency import consistency
-from senna2.evaluate.control import control
+from senna2.evaluate.control import control, nobody_listens
 from senna2.evaluate.open_loop import open_loop
 from senna2.evaluate.results import Suites, assemble, compare, write_results
 from senna2.provenance import provenance
 from senna2.recipes.clips import make_clips
+from senna2.recipes.driven import drive_clips
+from senna2.recipes.instructed import instructed_of, plan_instructed
 from senna2.registry import find_checkpoint, listing, make_policy
 from senna2.rollouts import PolicySpec, drive_several, plan_samples
 from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape
@@ -49,7 +51,12 @@ class Measured:
 def open_loop_samples(clips: Sequence[Path], folder: Path, *, every: int, most: int, workers: int) -> Samples:
     """Samples of the clips' recorded drives; at most `most`, spread evenly."""
     collect(clips, folder, Replay(every), workers=workers, label="evaluation")
-    store = SampleStore(folder, parts=[c.name for c in clips])
+    return chosen_samples(clips, folder, most=most)
+
+
+def chosen_samples(clips: Sequence[Path], folder: Path, *, most: int, images: bool = True) -> Samples:
+    """At most `most` of the samples of these clips, spread evenly; without images where only states are needed."""
+    store = SampleStore(folder, images=images, parts=[c.name for c in clips])
     chosen = np.unique(np.linspace(0, len(store) - 1, min(most, len(store))).round().astype(int))
     return store.take(chosen)
 
@@ -89,15 +96,18 @@ def measure(
     done = {name: Measured() for name in specs}
     if samples is not None and set(suites) - {"closed"}:
         jobs = [(spec, name, suites, samples, shapes, control_samples, seed) for name, spec in specs.items()]
-        planned = run_jobs(_plan, jobs, workers=workers, label="open loop", unit="policy")
+        planned = run_jobs(plan_policy, jobs, workers=workers, label="open loop", unit="policy")
         for part, made in zip(done.values(), planned, strict=True):
-            part.plans, part.forced_plans, part.seconds["open"] = made
+            part.plans, part.forced_plans, told, part.seconds["open"] = made
             if "open" in suites and part.plans is not None:
                 part.suites["open_loop"] = open_loop(samples, part.plans, shapes)
             if "consistency" in suites and part.plans is not None and (part.plans.vlm_speed_N >= 0).any():
                 part.suites["consistency"] = consistency(samples, part.plans)
             if part.forced_plans:
-                part.suites["control"] = control(samples.take(slice(0, control_samples)), part.forced_plans)
+                some = samples.take(slice(0, control_samples))
+                part.suites["control"] = control(some, part.forced_plans, instructed_of({seed: told}))
+            elif "control" in suites:
+                part.suites["control"] = nobody_listens()
     if "closed" not in suites:
         return done
     start = time.perf_counter()
@@ -116,7 +126,7 @@ def measure(
                 drivers[f"{name} {mode}"] = _configured(spec, vlm_period_s, decision)
                 away += [(f"{name} {mode}", clip) for clip in forced[1]]
     rollouts = drive_several(drivers, here, workers=0, seed=seed, label="drive cheap policies", progress=bool(here))
-    rollouts += drive_several(drivers, away, workers=workers, seed=seed, label="drive", progress=bool(away))
+    rollouts += drive_clips(drivers, away, workers=workers, seed=seed, label="drive")
     seconds = time.perf_counter() - start
     for name, part in done.items():
         part.rollouts = [r for r in rollouts if r.policy == name]
@@ -129,17 +139,18 @@ def measure(
     return done
 
 
-def _plan(
+def plan_policy(
     spec: PolicySpec, name: str, suites: Sequence[str], samples: Samples, shapes: Mapping[str, VehicleShape],
     control_samples: int, seed: int,
-) -> tuple[Plans | None, dict[Speed, Plans], float]:  # fmt: skip
-    """One policy's plans for the samples, those under forced decisions, and the seconds they took."""
+) -> tuple[Plans | None, dict[Speed, Plans], dict[str, Plans], float]:  # fmt: skip
+    """One policy's plans for the samples, those under forced decisions and (by name) under a passenger's words, and the
+    seconds they took."""
     start = time.perf_counter()
     policy = make_policy(spec, seed=seed) if isinstance(spec, str) else spec()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     decides = getattr(policy, "vlm", None) is not None
-    plans, forced = None, {}
+    plans, forced, told = None, {}, {}
     if name == "expert":
         plans = _expert_plans(samples)
     elif {"open", "consistency"} & set(suites):
@@ -148,7 +159,8 @@ def _plan(
         some = samples.take(slice(0, control_samples))
         for speed in FORCED:
             forced[speed] = plan_samples(policy, some, decision=Decision(speed, Direction.UNKNOWN), seed=seed)
-    return plans, forced, time.perf_counter() - start
+        told = plan_instructed(policy, some, seed=seed, own=plans)
+    return plans, forced, told, time.perf_counter() - start
 
 
 def _configured(spec: str, vlm_period_s: float | None, forced: Decision | None) -> PolicySpec:

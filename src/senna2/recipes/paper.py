@@ -20,7 +20,7 @@ def paper() -> Recipe:
         note="The paper's own hyper-parameters (Tables A1-A5): 64 to 1024 GPUs and 10 000 hours of driving.",
         seed=0,
         # 1 300 reconstructed clips: 1 044 to train, 256 to evaluate; demonstrations are recorded, not generated.
-        clips=Clips(train=1044, tune=0, test=256, rollout=1044, drives=1, every=1, branch_every=0),
+        clips=Clips(train=1044, tune=0, test=256, rollout=1044, drives=1, every=1, branch_every=0, instructed=0),
         # Sizes come with the checkpoint (--vlm), Qwen2.5-VL-3B in the paper; the cap is [ours].
         vlm=VLMConfig(max_pixels=512 * 28 * 28),
         policy=PolicyConfig.faithful(),
@@ -35,7 +35,7 @@ def paper() -> Recipe:
                         stale_max_s=0.0),
         # Table A4: open-loop alignment, γ = 1
         stage2=Stage2(Optim(steps=5_000, batch=384, lr=1e-5, clip=NO_CLIP), gamma=1.0, draws=1, careful=1.0,
-                      vlm_lr_scale=1.0),
+                      vlm_lr_scale=1.0, faithful=True),
         # Table A5: closed-loop alignment, β = 1
         stage3=Stage3(Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP),
                       Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP), faithful=True),

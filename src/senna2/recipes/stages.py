@@ -22,22 +22,20 @@ from senna2.demonstrations import Drives, collect
 from senna2.model.policy import DualSystem
 from senna2.model.vlm.qwen import DrivingVLM
 from senna2.provenance import provenance, write_json
+from senna2.recipes.cache import FRAME_CODE, keep_if_same
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe
+from senna2.recipes.driven import drive_clips
 from senna2.registry import find_checkpoint
-from senna2.rollouts import drive_many
+from senna2.train.diagnostics import driving
 from senna2.train.distributed import Ranks, start_ranks, stop_ranks
+from senna2.train.guards import Verdict, judge_driving
 from senna2.train.loop import TrainingError
-from senna2.train.stage1 import run_1a, run_1b, run_1c, vlm_health
+from senna2.train.stage1 import run_1a, run_1b, run_1c
 from senna2.train.stage2 import run_2
-from senna2.train.stage3 import Verdict, run_3
+from senna2.train.stage3 import run_3
 from senna2.types import InputError, Rig, Rollout
 from senna2.world.clip import find_clips
-
-HEALTH_SAMPLES = 256
-LEAST_PROGRESS = 0.7  # of the progress before the stage: under it a stage-3 round has parked the policy
-MOST_PARKED = 0.2
-LEAST_EXPERT_M = 5.0  # a clip in which the expert hardly moves says nothing of progress
 
 
 def checkpoint_in(path: Path) -> Path:
@@ -114,8 +112,6 @@ def run_stage(
         policy.fit_basis(store.states)
     if store is not None and stage == "1a":
         run_1a(policy, store, recipe.stage1a, training, **common)
-        if ranks.is_main:
-            write_json(training / "health.json", _health(policy, store, recipe.seed))
     elif store is not None:
         run: Any = {"1b": run_1b, "1c": run_1c, "2": run_2}[stage]
         config = {"1b": recipe.stage1b, "1c": recipe.stage1c, "2": recipe.stage2}[stage]
@@ -129,12 +125,6 @@ def run_stage(
     return saved
 
 
-def _health(policy: DualSystem, store: SampleStore, seed: int) -> dict[str, float]:
-    rng = np.random.default_rng(seed)
-    known = np.flatnonzero((store.states.speed_N >= 0) & ~store.states.counterfactual_N)
-    return vlm_health(policy, store, rng.permutation(known)[:HEALTH_SAMPLES], seed)
-
-
 def _stage_3(
     policy: DualSystem, recipe: Recipe, training: Path, clips: Sequence[Path], tune_clips: Sequence[Path],
     workers: int, common: dict[str, Any],
@@ -144,7 +134,8 @@ def _stage_3(
 
     def roll(now: DualSystem, folder: Path, on: Sequence[Path], seed: int, **more: Any) -> list[Rollout]:
         now.eval().save_pretrained(folder, provenance(seed))
-        rollouts = drive_many(str(folder), list(on), workers=workers, seed=seed, progress=True, **more)
+        rollouts = drive_clips({"senna2": str(folder)}, [("senna2", clip) for clip in on], workers=workers, seed=seed,
+                               label="stage 3 drives", **more)  # fmt: skip
         now.train()
         return rollouts
 
@@ -158,48 +149,38 @@ def _stage_3(
             now, folder / "start", [*first, *chosen], recipe.seed + number, record="images", record_every=every
         )
         if first:
-            write_json(training / "before.json", _driving(rollouts[: len(first)]))
+            write_json(training / "before.json", driving(rollouts[: len(first)]))
         return rollouts[len(first) :]
 
     def judge(now: DualSystem, number: int) -> Verdict:
         if not tune_clips:
             return Verdict(True, "no tuning clips")
-        before = load_json(training / "before.json")
-        after = _driving(roll(now, training / f"round-{number}" / "after", tune_clips, recipe.seed))
-        fine = (
-            after["progress"] >= LEAST_PROGRESS * before["progress"]
-            and after["parked"] <= before["parked"] + MOST_PARKED
-            and after["off_road"] <= before["off_road"] + MOST_PARKED
-        )
-        return Verdict(fine, f"tuning clips before {before}, after {after}")
+        after = driving(roll(now, training / f"round-{number}" / "after", tune_clips, recipe.seed))
+        return judge_driving(load_json(training / "before.json"), after, recipe.stage3.guards)
 
     run_3(policy, gather, recipe.stage3, training, judge=judge, **common)
 
 
-def _driving(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What the judge looks at: progress, standing still and leaving the road, as means over clips."""
-    moving = [r for r in rollouts if r.expert_E4[-1, 2] > LEAST_EXPERT_M]
-    progress = [r.progress_F[-1] / r.expert_E4[-1, 2] for r in moving]
-    parked = [float((r.ego_F6[:, 3] < 0.05).mean() > 0.5) for r in moving]
-    off_road = [float(r.off_road_F.any()) for r in rollouts if r.off_road_F is not None]
-    means = {"progress": progress, "parked": parked, "off_road": off_road}
-    return {k: round(float(np.mean(v or [0.0])), 4) for k, v in means.items()}
-
-
 def demonstration_samples(
-    recipe: Recipe, clips: Sequence[Path], out: Path, *, workers: int, training: bool
-) -> SampleStore:
-    """The samples of these clips; perturbed drives and branches only for training."""
+    recipe: Recipe, clips: Sequence[Path], out: Path, *, workers: int, training: bool, resume: bool = False,
+    drive_seed: int | None = None,
+) -> SampleStore:  # fmt: skip
+    """The samples of these clips; perturbed drives and branches only for training.
+
+    Those that are there are kept if settings and code are the same (with `resume`: if the settings are).
+    `drive_seed`: of the perturbations, by default the recipe's seed.
+    """
     c = recipe.clips
     drives = Drives(
         drives=c.drives if training else 1, every=c.every, branch_every=c.branch_every if training else 0,
-        images=True, seed=recipe.seed,
+        instructed=c.instructed if training else 0, images=True, seed=recipe.seed if drive_seed is None else drive_seed,
     )  # fmt: skip
+    keep_if_same(out, drives, FRAME_CODE, resume=resume)
     counts = collect(clips, out, drives, workers=workers, label=out.name)
     if (out / "counts.json").is_file():
         counts.update({k: v for k, v in load_json(out / "counts.json").items() if k != "kept_from_before"})
     write_json(out / "counts.json", dict(sorted(counts.items())))
-    return SampleStore(out)
+    return SampleStore(out, parts=[c.name for c in clips if (out / c.name / "part.json").is_file()])
 
 
 def train_verb(

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from senna2.data.store import SampleStore
 from senna2.evaluate.results import write_results
 from senna2.model.policy import DualSystem
 from senna2.provenance import write_json
+from senna2.recipes.cache import CLIP_CODE, FRAME_CODE, keep_if_same
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe
 from senna2.recipes.measure import (
@@ -28,39 +29,78 @@ from senna2.recipes.measure import (
     open_loop_samples,
 )
 from senna2.recipes.media import PAIR, family_videos, story_figures
+from senna2.recipes.results import Study, results, results_tiny
 from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, with_adapter
+from senna2.recipes.study import plan_study
+from senna2.recipes.study_report import run_study
 from senna2.report.page import write_report
 from senna2.train.stage1 import vlm_of
 from senna2.types import InputError
 from senna2.workers import run_jobs
 
-PARTS = ("clips", "samples", "stages", "videos")
+PARTS = ("stages", "videos")  # clips and samples are kept by content
 COMPARED = (("senna2", "senna"), ("senna2", "senna2@2"), ("senna2@2", "senna2@1"), ("senna", "constant_velocity"))
 
 
-def run_recipe(
-    name: str, out: Path | None, *, seed: int | None = None, workers: int | None = None, resume: bool = False
-) -> dict[str, Any]:
-    """Run a recipe into `out`; returns where results and report lie, and the headline."""
-    recipe = load_recipe(name)
-    if seed is not None:
-        recipe = dataclasses.replace(recipe, seed=seed)
+def run_verb(
+    name: str, out: Path | None, *, seed: int | None = None, workers: int | None = None, resume: bool = False,
+    tiny: bool = False, limit: int | None = None, only: Sequence[str] = (), publish: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`senna2 run`: a recipe's whole story, or the queue of a study (to which alone belong `tiny`, `limit`, `only` and
+    `publish`)."""
+    recipe = _chosen(name, seed, tiny, limit)
     out = Path("runs") / recipe.name if out is None else out
     workers = os.cpu_count() or 1 if workers is None else max(1, workers)
     torch.set_num_threads(1)  # models this small gain little from two, and lose much where cores are shared
+    if isinstance(recipe, Study):
+        return run_study(recipe, out, workers=workers, only=only, publish=publish)
+    if only or publish is not None:
+        raise InputError(f"--only, --publish: are for a recipe with a queue (results), not for {recipe.name}")
+    return run_recipe(recipe, out, workers=workers, resume=resume)
+
+
+def jobs_verb(
+    name: str, out: Path | None, *, tiny: bool = False, limit: int | None = None, only: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """`senna2 run --jobs`: the queue of a study as it stands; nothing is run."""
+    recipe = _chosen(name, None, tiny, limit)
+    if not isinstance(recipe, Study):
+        raise InputError(f"--jobs: recipe {recipe.name} has no queue; results has")
+    return plan_study(recipe, Path("runs") / recipe.name if out is None else out).listing(only)
+
+
+def _chosen(name: str, seed: int | None, tiny: bool, limit: int | None) -> Recipe:
+    recipe = load_recipe(name)
+    if limit is not None and not isinstance(recipe, Study):
+        raise InputError(f"--limit: is for a recipe with a queue (results), not for {recipe.name}")
+    if tiny and recipe != results():
+        raise InputError(f"--tiny: is for the recipe results, not for {recipe.name}")
+    recipe = results_tiny() if tiny else recipe
+    if seed is not None and isinstance(recipe, Study):
+        raise InputError("--seed: a study has its own training seeds; write a recipe with others (module:function)")
+    if limit is not None and isinstance(recipe, Study):
+        clips = dataclasses.replace(recipe.clips, test=limit)
+        recipe = dataclasses.replace(recipe, clips=clips, side_clips=min(recipe.side_clips, limit))
+    return recipe if seed is None else dataclasses.replace(recipe, seed=seed)
+
+
+def run_recipe(recipe: Recipe, out: Path, *, workers: int, resume: bool = False) -> dict[str, Any]:
+    """Run a recipe into `out`; returns where results and report lie, and the headline."""
     _open_run(out, recipe, resume)
     timings: dict[str, float] = {}
     with _timed("clips", timings):
         c = recipe.clips
         clips = {
-            split: make_clips(split, count, out / "clips" / split, recipe.families, workers=workers)
+            split: _clips(recipe, split, count, out, workers, resume)
             for split, count in (("train", c.train), ("tune", c.tune), ("test", c.test))
         }
     with _timed("demonstrations", timings):
-        demonstration_samples(recipe, clips["train"], out / "samples" / "train", workers=workers, training=True)
+        demonstration_samples(recipe, clips["train"], out / "samples" / "train", workers=workers, training=True,
+                              resume=resume)  # fmt: skip
     policies = _train(recipe, out, clips, workers, resume, timings)
     with _timed("evaluation", timings):
         e = recipe.evaluation
+        keep_if_same(out / "samples" / "test", {"every": c.every}, FRAME_CODE, resume=resume)
         samples = open_loop_samples(
             clips["test"], out / "samples" / "test", every=c.every, most=e.open_samples, workers=workers
         )
@@ -85,6 +125,12 @@ def run_recipe(
     results["timings_s"] = {k: round(v, 1) for k, v in {**results["timings_s"], **timings}.items()}
     write_results(out / "results.json", results)
     return {"report": str(out / "report.html"), "results": str(out / "results.json"), **headline(results)}
+
+
+def _clips(recipe: Recipe, split: str, count: int, out: Path, workers: int, resume: bool) -> list[Path]:
+    folder = out / "clips" / split
+    keep_if_same(folder, {"split": split}, CLIP_CODE, resume=resume)
+    return make_clips(split, count, folder, recipe.families, workers=workers)
 
 
 def _train(

@@ -124,8 +124,10 @@ def headline(results: Mapping[str, Any]) -> str:
 
 
 def suite_table(results: Mapping[str, Any], suite: str) -> str:
-    """Metrics down, policies across; empty if no policy has the suite."""
-    policies = [p for p, suites in results["policies"].items() if suites.get(suite)]
+    """Metrics down, policies across; empty if no policy has the suite. One without a single value gets no column,
+    unless none has."""
+    having = {p: suites[suite].values() for p, suites in results["policies"].items() if suites.get(suite)}
+    policies = [p for p, values in having.items() if any(v["value"] is not None for v in values)] or list(having)
     return _grid(results, [f"{suite}.{name}" for name in SUITES[suite]], policies, suite) if policies else ""
 
 

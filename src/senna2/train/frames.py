@@ -23,6 +23,12 @@ class RolloutFrames:
     speed_N: Array
     direction_N: Array
 
+    def summary(self) -> dict[str, float]:
+        """How many frames there are, and the shares that are flagged, risky and slow."""
+        n = len(self.samples)
+        marked = {"flagged": self.safe_N | self.slow_N, "risky": self.safe_N, "slow": self.slow_N}
+        return {"frames": float(n), **{name: float(m.mean()) for name, m in marked.items()}}
+
 
 def flags(rollout: Rollout, ttc_s: float, slow_share: float, behind_m: float) -> tuple[Array, Array, Array]:
     """(usable, m_s, m_e) of every frame (F,) bool.

@@ -17,12 +17,20 @@ from tqdm import tqdm
 
 from senna2.config import fingerprint
 from senna2.train.checkpoint import Named, load_step, save_step
-from senna2.train.distributed import Ranks, sum_gradients, sum_values
+from senna2.train.distributed import Ranks, TermNorms, broadcast, sum_gradients, sum_values
 from senna2.types import Array, InputError
 
 
 class TrainingError(RuntimeError):
     """The job failed (loss not finite, a guard tripped): exit code 1."""
+
+
+class GuardTripped(TrainingError):
+    """A stage runs into a collapse that is known; the message says which, what was measured, the limit, what to try."""
+
+    def __init__(self, guard: str, value: float, limit: float, what: str, advice: str) -> None:
+        super().__init__(f"guard '{guard}': {what} is {value:.3g}, the limit {limit:.3g}; {advice}")
+        self.guard, self.value, self.limit = guard, value, limit
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,20 @@ class Optim:
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
+Loss = torch.Tensor | dict[str, torch.Tensor] | None
+
+
 class Stage(Protocol):
     """What a stage gives the loop. `loss` returns the SUM over the given samples divided by `batch` (the global
-    batch), so that parts of any size, on any rank, add up to the same gradient; the diagnostics add up likewise."""
+    batch), so that parts of any size, on any rank, add up to the same gradient; the diagnostics add up likewise. A
+    loss may come as its named terms, of which the gradient norms are then logged. None: nothing to learn here.
+
+    A stage may also have
+      terms: tuple of str              the names of its terms, the same on every rank
+      measure(step) → dict             what no sum over samples gives; asked of the first rank for each row of the log
+      derive(row) → row                shares and scores from the sums of a row
+      guard(row, step)                 raises `GuardTripped` for a row that shows a collapse
+    """
 
     name: str
 
@@ -67,7 +86,7 @@ class Stage(Protocol):
 
     def load(self, index: Array) -> Any: ...
 
-    def loss(self, data: Any, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]: ...
+    def loss(self, data: Any, step: int, batch: int) -> tuple[Loss, dict[str, float]]: ...
 
 
 def train(
@@ -81,12 +100,16 @@ def train(
     on_step: Callable[[int], None] | None = None,
     bar_row: int = 0,
 ) -> list[dict[str, float]]:
-    """Run a stage to its last step. Returns this call's log (one dict every `log_every` steps, also `out/log.jsonl`).
+    """Run a stage to its last step. Returns this call's log, also in `out/log.jsonl`: one row for the first step, every
+    `log_every` steps and each checkpoint; losses and diagnostics are means over the steps since the row before.
 
     `resume` goes on from the newest checkpoint in `out`, if there is one; without it, what an older run left there is
     dropped. `lr_scale(name)`: factor on the learning rate of a parameter (LoRA of a tiny VLM needs more than the
     planner). `on_step(step)` is called after each step (tests interrupt there); `bar_row`: line of the progress bar.
-    Raises `TrainingError` if loss or gradient is not finite, `InputError` for fewer samples a step than ranks.
+    A step in which no rank had anything to learn leaves weights and moments as they are. A state is saved only when the
+    stage's guards have let its row pass.
+    Raises `TrainingError` if loss or gradient is not finite, `GuardTripped` (the weights are then those of the newest
+    state) if a guard stops the stage, `InputError` for fewer samples a step than ranks.
     """
     ranks = ranks or Ranks()
     if optim.batch < ranks.size:
@@ -101,15 +124,20 @@ def train(
         _begin_log(out, start, resume)
     log: list[dict[str, float]] = []
     parameters = list(named.values())
-    clock = _Clock()
+    terms: tuple[str, ...] = getattr(stage, "terms", ())
+    clock, window = _Clock(), _Window()
     with ThreadPoolExecutor(1) as pool:
         parts = _parts(stage, optim, ranks, start)
         ahead = pool.submit(stage.load, parts[0]) if start < optim.steps else None
         bar = tqdm(range(start, optim.steps), initial=start, total=optim.steps, desc=f"stage {stage.name}",
                    unit="step", disable=not ranks.is_main, mininterval=1.0, position=bar_row)  # fmt: skip
         for step in bar:
+            last = step + 1 == optim.steps
+            saves = last or (step + 1) % optim.checkpoint_every == 0
+            logs = saves or step == 0 or (step + 1) % optim.log_every == 0
             clock.start_step()
-            total, sums = 0.0, dict[str, float]()
+            total, sums, learns = 0.0, dict[str, float](), False
+            norms = TermNorms(terms, parameters) if logs and terms else None
             for p in parameters:
                 p.grad = None
             for i in range(optim.accumulate):
@@ -117,43 +145,76 @@ def train(
                 with clock.waiting():
                     data = ahead.result()
                 following = parts[i + 1] if i + 1 < optim.accumulate else None
-                if following is None and step + 1 < optim.steps:
+                if following is None and not last:
                     parts_next = _parts(stage, optim, ranks, step + 1)
                     following = parts_next[0]
                 ahead = pool.submit(stage.load, following) if following is not None else None
-                loss, values = stage.loss(data, step, optim.batch)
-                if loss is not None:
+                given, values = stage.loss(data, step, optim.batch)
+                if norms is not None and isinstance(given, dict):
+                    norms.add(given)
+                loss = sum(given.values()) if isinstance(given, dict) else given
+                if isinstance(loss, torch.Tensor):
                     total += float(loss.detach())
                     if not math.isfinite(total):
                         raise TrainingError(
                             f"stage {stage.name}, step {step}: loss is {total}; lower lr, or check the samples"
                         )
                     if loss.requires_grad:
+                        learns = True
                         loss.backward()
                 for k, v in values.items():
                     sums[k] = sums.get(k, 0.0) + v
-            sum_gradients(parameters, ranks)
-            norm = _clip(parameters, optim.clip)
-            if not math.isfinite(norm):  # before the optimiser puts it into the weights, and these on disk
-                raise TrainingError(f"stage {stage.name}, step {step}: gradient norm is {norm}; lower lr or set clip")
-            for group in optimiser.param_groups:
-                group["lr"] = optim.lr_at(step) * group["scale"]
-            optimiser.step()
-            if step + 1 < optim.steps:
+            norm = 0.0
+            if sum_gradients(parameters, ranks, learns):
+                norm = _clip(parameters, optim.clip)
+                if not math.isfinite(norm):  # before the optimiser puts it into the weights, and these on disk
+                    raise TrainingError(
+                        f"stage {stage.name}, step {step}: gradient norm is {norm}; lower lr or set clip"
+                    )
+                for group in optimiser.param_groups:
+                    group["lr"] = optim.lr_at(step) * group["scale"]
+                optimiser.step()
+            window.add({"loss": total, **sums})
+            if not last:
                 parts = parts_next
-            if step % optim.log_every == 0 or step + 1 == optim.steps:
-                row = sum_values({"loss": total, **sums}, ranks)
-                row |= {"step": step, "lr": optim.lr_at(step), "grad_norm": norm, **clock.report(optim.batch)}
+            if logs:
+                row = sum_values(window.means(), ranks)
+                row |= {"step": step, "lr": optim.lr_at(step), "grad_norm": norm}
+                row |= norms.over(ranks) if norms is not None else {}
+                row = _finished(stage, row, step, ranks) | clock.report(optim.batch)
                 log.append(row)
                 if ranks.is_main:
-                    _append(out / "log.jsonl", row)
-                    bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            if ranks.is_main and ((step + 1) % optim.checkpoint_every == 0 or step + 1 == optim.steps):
+                    append_row(out / "log.jsonl", row)
+                    bar.set_postfix_str(_postfix(row), refresh=last)
+                try:
+                    if hasattr(stage, "guard"):
+                        stage.guard(row, step)
+                except GuardTripped as trip:
+                    kept = load_step(out / "checkpoints", named, None, identity)
+                    where = (
+                        f"the state after step {kept} is kept in {out / 'checkpoints'}" if kept else "nothing is saved"
+                    )
+                    trip.args = (f"stage {stage.name}, step {step}: {trip}; {where}",)
+                    raise
+            if ranks.is_main and saves:
                 save_step(out / "checkpoints", step + 1, named, optimiser, identity)
             if on_step is not None:
                 on_step(step)
     ranks.barrier()
     return log
+
+
+def _finished(stage: Stage, row: dict[str, float], step: int, ranks: Ranks) -> dict[str, float]:
+    """The row with what the stage derives from its sums, and what it measures on the first rank."""
+    if hasattr(stage, "derive"):
+        row = stage.derive(row)
+    if hasattr(stage, "measure"):
+        row = {**row, **broadcast(stage.measure(step) if ranks.is_main else None, ranks)}
+    return row
+
+
+def _postfix(row: dict[str, float]) -> str:
+    return f"loss={row['loss']:.3f}, {row['samples_per_s']:.1f} samples/s, {row['waiting_share']:.1%} waiting for data"
 
 
 def _parts(stage: Stage, optim: Optim, ranks: Ranks, step: int) -> Sequence[Array]:
@@ -199,10 +260,29 @@ def _step_of(line: str) -> float:
         return math.inf  # a line cut off by a kill
 
 
-def _append(path: Path, row: dict[str, float]) -> None:
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """One more line of a log of JSON objects; numbers that do not exist are null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in row.items()}) + "\n")
+
+
+class _Window:
+    """Sums since the last row of the log."""
+
+    def __init__(self) -> None:
+        self.sums, self.steps = dict[str, float](), 0
+
+    def add(self, values: dict[str, float]) -> None:
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """Means a step; the window begins anew."""
+        means = {name: value / self.steps for name, value in self.sums.items()}
+        self.sums, self.steps = {}, 0
+        return means
 
 
 class _Clock:

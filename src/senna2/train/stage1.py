@@ -1,7 +1,7 @@
 """Stage 1 (paper section 3.3): 1a the VLM learns to decide, 1b the planner learns to drive, 1c the adapter joins them.
 
     1a   L_VLM = −Σ_t log P(d_t | d_<t, Q)              all of the VLM
-    1b   L_E2E = E ‖x₀ − x̂₀(r_t, t, c)‖  on the residual   backbone, perception, planner; F_vlm is the learned null
+    1b   L_E2E = E ‖x₀ − x̂₀(r_t, t, c)‖  on the residual   backbone, perception, planner; no F_vlm
     1c   L_E2E with c = (scene tokens, F_vlm)            adapter from scratch, and the E2E policy; VLM frozen
 
 Loss functions here return one value a sample, so that any batch, on any rank, adds up to the same gradient.
@@ -9,8 +9,7 @@ Loss functions here return one value a sample, so that any batch, on any rank, a
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +21,12 @@ from senna2.model.batch import Batch
 from senna2.model.diffusion import TOLD, keyed_uniform
 from senna2.model.policy import DualSystem, SceneTokens
 from senna2.model.vlm import DrivingVLM
+from senna2.provenance import write_json
+from senna2.train.diagnostics import SPEED_CLASSES
 from senna2.train.distributed import Ranks
-from senna2.train.loop import Optim, TrainingError, train
+from senna2.train.guards import VlmGuards, at_least, not_one_class
+from senna2.train.health import vlm_health
+from senna2.train.loop import Loss, Optim, TrainingError, train
 from senna2.train.questions import draw_questions, question_nll
 from senna2.train.sampling import draw_indices
 from senna2.train.staleness import EarlierFrames
@@ -51,6 +54,13 @@ class Stage1a:
     optim: Optim
     balance: float = 0.5  # 0: as recorded; 1: every speed class equally often [ours]
     qa_share: float = 0.0  # of the samples drawn, at most 0.2, are asked something else about the frame (data/qa.py)
+    health_every: int = 500  # steps between two looks at the VLM's health; the last step always has one
+    health_samples: int = 256
+    guards: VlmGuards = field(default_factory=VlmGuards)
+    faithful: bool = False  # the paper's letter: samples as recorded, the decision alone
+
+    def effective(self) -> Stage1a:
+        return replace(self, balance=0.0, qa_share=0.0) if self.faithful else self
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,10 @@ class Stage1b:
     perception_weight: float = 0.1  # [ours: the paper gives no perception loss]
     draws: int = 4  # noise draws an image: nearly free, four times the planner's signal [ours]
     careful: float = 2.0  # weight of DECELERATE, STOP and slow samples when drawing: the last metre [ours]
+    faithful: bool = False  # the paper's letter: planning loss of one draw alone, samples as recorded
+
+    def effective(self) -> Stage1b:
+        return replace(self, perception_weight=0.0, draws=1, careful=1.0) if self.faithful else self
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,12 @@ class Stage1c:
     own_share: float = 0.5
     expert_share: float = 0.25
     stale_max_s: float = 0.5
+    faithful: bool = False  # the paper's letter: planning loss alone, always the VLM's own decision on the same frame
+
+    def effective(self) -> Stage1c:
+        literal = replace(self, perception_weight=0.0, draws=1, careful=1.0, freeze_backbone=False, own_share=1.0,
+                          expert_share=0.0, stale_max_s=0.0)  # fmt: skip
+        return literal if self.faithful else self
 
 
 class PolicyStage:
@@ -137,6 +157,8 @@ class VlmStage(SampleStage):
 
     def __init__(self, policy: DualSystem, store: Store, config: Stage1a, seed: int) -> None:
         super().__init__("1a", policy, store, seed, ("vlm.",))
+        config = config.effective()
+        self.config = config
         speed = store.states.speed_N
         usable = (speed >= 0) & (store.states.direction_N >= 0) & ~store.states.counterfactual_N
         self.pool_N = np.flatnonzero(usable)
@@ -146,8 +168,11 @@ class VlmStage(SampleStage):
         self.weights_N = (share[speed[self.pool_N]]) ** -config.balance
         self.qa_share = config.qa_share
         draw_questions(store.states.take(slice(0, 0)), config.qa_share, seed, 0)  # refuses a share that is too large
+        rng = np.random.default_rng(seed)
+        self.measured: tuple[str, ...] = ()
+        self.probe_P = np.sort(rng.permutation(self.pool_N)[: config.health_samples])
 
-    def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
+    def loss(self, data: Samples, step: int, batch: int) -> tuple[Loss, dict[str, float]]:
         if len(data) == 0:
             return None, {}
         vlm, asked = vlm_of(self.policy), draw_questions(data, self.qa_share, self.seed, step)
@@ -157,36 +182,60 @@ class VlmStage(SampleStage):
         values = {"qa": sum(float(x.detach().sum()) for x in answers_Q) / batch, "qa_share": len(asked.rows) / batch}
         return torch.cat([*nll_B, *answers_Q]).sum() / batch, values if self.qa_share else {}
 
+    def measure(self, step: int) -> dict[str, float]:
+        """The VLM's health, now and then, and after the last step."""
+        due = step + 1 == self.config.optim.steps or (step + 1) % self.config.health_every == 0
+        found = vlm_health(vlm_of(self.policy), self.store.take(self.probe_P), self.seed) if due else {}
+        self.measured = tuple(found) or self.measured
+        return found
+
+    def guard(self, row: dict[str, float], step: int) -> None:
+        """Against a VLM that says one thing, and one that does not look."""
+        limits = self.config.guards
+        if "drop_when_shuffled" not in row or step + 1 < limits.after:
+            return
+        said, right = ({c: row[f"{what}_{c}"] for c in SPEED_CLASSES} for what in ("says", "expert"))
+        not_one_class(limits.most_one_class, said, right, "raise stage1a.balance, take a smaller lr or more clips")
+        at_least(
+            limits.least_drop, row["drop_when_shuffled"], "VLM ignores the image",
+            "the drop of its accuracy when images are shuffled",
+            "train longer or with a larger lr, raise stage1a.balance, or check that the images show anything",
+        )  # fmt: skip
+
 
 class PlannerStage(SampleStage):
     """1b."""
 
     def __init__(self, policy: DualSystem, store: Store, config: Stage1b, seed: int) -> None:
         super().__init__("1b", policy, store, seed, E2E)
+        config = config.effective()
         self.config = config
-        self.pool_N = np.flatnonzero(~store.states.counterfactual_N)
+        # Alone, the planner can know neither that the expert was forced nor what a passenger said.
+        silent_N = np.array([not said for said in store.states.instruction_N], bool)
+        self.pool_N = np.flatnonzero(~store.states.counterfactual_N & silent_N)
         self.weights_N = careful_weights(store.states.take(self.pool_N), config.careful)
 
-    def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
+    def loss(self, data: Samples, step: int, batch: int) -> tuple[Loss, dict[str, float]]:
         if len(data) == 0:
             return None, {}
         tensors = Batch.from_samples(data, self.device)
         tokens = self.policy.encode(tensors, augment=(self.seed, step))
-        f_vlm = unguided(self.policy, len(data))
-        return e2e_loss(self.policy, tokens, f_vlm, tensors, self.config, self.seed, step, batch)
+        # No F_vlm at all: its projection in the planner stays zero, so that the adapter of 1c begins as a no-op.
+        return e2e_loss(self.policy, tokens, None, tensors, self.config, self.seed, step, batch)
 
 
 class AdapterStage(SampleStage):
     """1c."""
 
     def __init__(self, policy: DualSystem, store: Store, config: Stage1c, seed: int) -> None:
+        config = config.effective()
         learning = tuple(p for p in FULLY_TRAINED if not (config.freeze_backbone and p == "encoder."))
         super().__init__("1c", policy, store, seed, learning)
         self.config = config
         self.weights_N = careful_weights(store.states, config.careful)
         self.earlier = EarlierFrames(store.states, config.stale_max_s)
 
-    def loss(self, data: Samples, step: int, batch: int) -> tuple[torch.Tensor | None, dict[str, float]]:
+    def loss(self, data: Samples, step: int, batch: int) -> tuple[Loss, dict[str, float]]:
         if len(data) == 0:
             return None, {}
         tensors = Batch.from_samples(data, self.device)
@@ -210,7 +259,7 @@ class AdapterStage(SampleStage):
 
 
 def e2e_loss(
-    policy: DualSystem, tokens: SceneTokens, f_vlm: torch.Tensor, tensors: Batch, config: Stage1b | Stage1c,
+    policy: DualSystem, tokens: SceneTokens, f_vlm: torch.Tensor | None, tensors: Batch, config: Stage1b | Stage1c,
     seed: int, step: int, batch: int,
 ) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
     """L_E2E plus the weighted perception losses, summed and divided by the global batch."""
@@ -282,8 +331,15 @@ def run_1a(
     resume: bool,
     **more: Any,
 ) -> Log:
-    """Train the VLM on the meta-action question; returns the log."""
-    return train(VlmStage(policy, store, config, seed), config.optim, out, ranks=ranks, resume=resume, **more)
+    """Train the VLM on the meta-action question; returns the log. The last look at its health is `out/health.json`.
+
+    Raises `GuardTripped` as `VlmStage.guard` says.
+    """
+    stage = VlmStage(policy, store, config, seed)
+    log = train(stage, config.optim, out, ranks=ranks, resume=resume, **more)
+    if log and ranks.is_main:
+        write_json(out / "health.json", {name: log[-1][name] for name in stage.measured})
+    return log
 
 
 def run_1b(
@@ -316,31 +372,11 @@ def run_1c(
     return train(AdapterStage(policy, store, config, seed), config.optim, out, ranks=ranks, resume=resume, **more)
 
 
-def vlm_health(policy: DualSystem, store: Store, index: Array, seed: int) -> dict[str, float]:
-    """Recall per speed class, and the drop of accuracy when images are shuffled among the samples: a VLM that
-    ignores the image shows no drop (the text-only plateau)."""
-    data = store.take(index)
-    vlm = vlm_of(policy)
-    said = vlm.decide(data).speed_B.cpu().numpy()
-    order = np.random.default_rng(seed).permutation(len(data))
-    shuffled_images = {k: v[order] for k, v in data.images.items()}
-    blind = vlm.decide(dataclasses.replace(data, images=shuffled_images)).speed_B.cpu().numpy()
-    known = data.speed_N >= 0
-    health = {
-        f"recall_{s.name.lower()}": float((said[data.speed_N == s] == s).mean())
-        for s in Speed
-        if s >= 0 and (data.speed_N == s).any()
-    }
-    accuracy = float((said == data.speed_N)[known].mean())
-    return {
-        **health,
-        "accuracy": accuracy,
-        "drop_when_shuffled": accuracy - float((blind == data.speed_N)[known].mean()),
-    }
-
-
-def consistency_of(plan_B: torch.Tensor, speed_B: torch.Tensor, direction_B: torch.Tensor) -> torch.Tensor:
-    """C(τ, d) (paper section 3.4): 1 where f_K of the plan says what the decision says. Lane changes are judged on
-    speed alone and UNKNOWN plans are inconsistent (docs/method.md, section 8). Bool (B,)."""
+def consistency_of(
+    plan_B: torch.Tensor, speed_B: torch.Tensor, direction_B: torch.Tensor, *, lane_change_by_speed: bool = True
+) -> torch.Tensor:
+    """C(τ, d) (paper section 3.4): 1 where f_K of the plan says what the decision says. UNKNOWN plans are inconsistent;
+    lane changes are judged on speed alone [ours, docs/method.md, section 8] unless the switch is off. Bool (B,)."""
     speed, path = f_k_plan(plan_B.detach())
-    return consistent(speed, path, speed_B.to(plan_B.device), direction_B.to(plan_B.device))
+    where = plan_B.device
+    return consistent(speed, path, speed_B.to(where), direction_B.to(where), lane_change_by_speed=lane_change_by_speed)

@@ -11,24 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from senna2.decisions import ALL_DECISIONS, DIRECTION_TEXT, SPEED_TEXT, decision_text
+from senna2.instructions import WISHES
 from senna2.types import Direction, InputError, require
 
 HORIZON_S = 1.5  # f_K, which makes the speed labels, looks this far ahead (paper, section 3; Senna said 3 s)
 
 ANSWERS: tuple[str, ...] = tuple(decision_text(d) for d in ALL_DECISIONS)
 
-# Instructions a passenger may give; the tokenizer is trained on them, any other text still encodes.
-INSTRUCTIONS: tuple[str, ...] = (
-    "Please drive faster.",
-    "Please slow down.",
-    "Please keep this speed.",
-    "Please stop here.",
-    "Please go straight.",
-    "Please turn left.",
-    "Please turn right.",
-    "Please change to the left lane.",
-    "Please change to the right lane.",
-)
+# What a passenger may say; the tokenizer is trained on it, any other text still encodes.
+INSTRUCTIONS: tuple[str, ...] = tuple(text for wish in WISHES for text in wish.texts)
 
 
 def system_prompt() -> str:

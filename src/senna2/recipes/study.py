@@ -1,0 +1,206 @@
+"""The jobs of a study (`recipes.results`): clips and samples once, then for each training seed every row of the tables.
+
+1a ─┬─────────── 1c both ── senna2@1 ── 2 ── senna2@2 ─┬─ 3 ── senna2
+1b ─┤                                                  └─ 3 ── senna2@literal (the paper's losses alone)
+    └─ 1c decision ── senna;  1c vlm, none ── senna2@1vlm, senna2@1none (Table 4)
+1a@long, 1b ── 1c, longer ── senna@long (senna2's total), senna2@1long (as much as stage 2): control arms
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from senna2.config import to_dict
+from senna2.recipes import study_jobs as work
+from senna2.recipes.config import Evaluation, Recipe
+from senna2.recipes.queue import Job, Queue
+from senna2.recipes.results import Study
+from senna2.train.guards import off
+from senna2.train.stage3 import Stage3
+from senna2.world.town.families import CORE, SHOWCASE, split_scenes
+
+BASELINES = ("constant_velocity", "naive", "idm", "expert")
+FULL = ("senna", "senna@long", "senna2@1", "senna2@2", "senna2")  # rows that drive all test clips
+SIDE = ("senna2@1none", "senna2@1vlm", "senna2@1long", "senna2@literal")
+SHOWN = ("senna", "senna2")  # left and right in the showcase
+# Throughputs of one thread, for the estimates (docstring of recipes.results).
+PLANNER_S, VLM_S, BOTH_S, STAGE2_S = 1 / 88, 1 / 140, 1 / 64, 1 / 45
+CLIP_S, TRAIN_SAMPLES_S, TEST_SAMPLES_S, DRIVE_S, CHEAP_S, PLAN_S = 0.5, 2.1, 0.4, 1.65, 0.2, 0.0095
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: a stage from an arm (`start`) with the VLM of another."""
+
+    stage: str
+    start: str = ""
+    vlm: str = ""
+    adapter: str = "both"
+    prolonged: str = ""  # "2": by stage 2's samples; "23": by those of stages 2 and 3
+    literal: bool = False
+
+
+ARMS: dict[str, Arm] = {
+    "1a": Arm("1a"),
+    "1b": Arm("1b"),
+    "1a@long": Arm("1a", prolonged="23"),
+    "senna2@1": Arm("1c", "1b", "1a"),
+    "senna": Arm("1c", "1b", "1a", "decision"),
+    "senna2@1vlm": Arm("1c", "1b", "1a", "vlm"),
+    "senna2@1none": Arm("1c", "1b", "1a", "none"),
+    "senna2@1long": Arm("1c", "1b", "1a@long", prolonged="2"),
+    "senna@long": Arm("1c", "1b", "1a@long", "decision", prolonged="23"),
+    "senna2@2": Arm("2", "senna2@1"),
+    "senna2": Arm("3", "senna2@2"),
+    "senna2@literal": Arm("3", "senna2@2", literal=True),
+}
+
+
+def shown_to(study: Study, who: str, stages: str) -> int:
+    """Samples that stages 2 and 3 show the planner (`who` "planner") or the VLM."""
+    two, three = study.stage2.optim, study.stage3
+    last = three.low if who == "planner" else three.high
+    of = {"2": two.steps * two.batch, "3": three.rounds * last.steps * last.batch}
+    return sum(of[s] for s in stages)
+
+
+def arm_recipe(study: Study, seed: int, name: str) -> Recipe:
+    """The recipe of one training of one seed. What is evaluated does not belong to it: sizes there may change while a
+    stage is under way."""
+    arm = ARMS[name]
+    plain = {f.name: getattr(study, f.name) for f in dataclasses.fields(Recipe)}
+    clips = dataclasses.replace(study.clips, test=0)
+    recipe = dataclasses.replace(Recipe(**plain), name=f"{study.name} {name}", seed=seed, clips=clips,
+                                 evaluation=Evaluation(0, 0, 0))  # fmt: skip
+    if arm.prolonged and arm.stage == "1a":
+        recipe = dataclasses.replace(recipe, stage1a=_prolonged(recipe.stage1a, shown_to(study, "vlm", arm.prolonged)))
+    elif arm.prolonged:
+        longer = _prolonged(recipe.stage1c, shown_to(study, "planner", arm.prolonged))
+        recipe = dataclasses.replace(recipe, stage1c=longer)
+    if arm.literal:
+        # Without guards: how the literal losses end is what this row shows.
+        literal = dataclasses.replace(recipe.stage3, faithful=True, guards=off(recipe.stage3.guards))
+        recipe = dataclasses.replace(recipe, stage3=literal)
+    return recipe
+
+
+def _prolonged(stage: Any, samples: int) -> Any:
+    """One longer schedule, not a second one behind the first: the better of the two for the control arm."""
+    optim = stage.optim
+    steps = optim.steps + math.ceil(samples / optim.batch)
+    return dataclasses.replace(stage, optim=dataclasses.replace(optim, steps=steps))
+
+
+def plan_study(study: Study, out: Path) -> Queue:
+    """All jobs of the study, in the order in which they are started."""
+    data = [*_clip_jobs(study, out)]
+    by_kind = {kind: tuple(j.name for j in data if j.name.startswith(f"clips/{kind}/"))
+               for kind in ("train", "tune", "test", "showcase")}  # fmt: skip
+    jobs = [*data]
+    for seed in study.seeds:
+        jobs += [_training(study, out, seed, name, by_kind) for name in ARMS]
+        for name in (*FULL, *SIDE):
+            jobs += _measuring(study, out, str(seed), name, seed, by_kind, stage=f"train/{seed}/{name}")
+    for name in BASELINES:
+        jobs += _measuring(study, out, work.NO_SEED, name, 0, by_kind, stage="")
+    first = study.seeds[0]
+    forced = [_forced(study, out, first, name, by_kind["test"]) for name in SHOWN]
+    return Queue.of(out, [*jobs, *forced])
+
+
+def clip_list(study: Study, kind: str) -> list[tuple[str, int]]:
+    """(family, seed) of the clips of a split, or of the showcase."""
+    if kind == "showcase":
+        return [(family, seed) for family, seeds in SHOWCASE.items() for seed in seeds[: study.showcase]]
+    return split_scenes(kind, int(getattr(study.clips, kind)), study.families or CORE)
+
+
+def _clip_jobs(study: Study, out: Path) -> list[Job]:
+    jobs = []
+    c = study.clips
+    for kind in ("train", "tune", "test", "showcase"):
+        chosen = clip_list(study, kind)
+        how: dict[str, Any] = {"open_every": study.open_every} if kind == "test" else {}
+        if kind == "train":
+            how = {"drives": c.drives, "every": c.every, "branch_every": c.branch_every, "instructed": c.instructed,
+                   "seed": study.seed}  # fmt: skip
+        cost = CLIP_S + {"train": TRAIN_SAMPLES_S, "test": TEST_SAMPLES_S}.get(kind, 0.0)
+        for i in range(0, len(chosen), study.group):
+            part = chosen[i : i + study.group]
+            folders = tuple(work.clip_folder(out, kind, *one) for one in part)
+            counts = out / "samples" / kind / f"counts-{i // study.group}.json"
+            jobs.append(Job(
+                f"clips/{kind}/{i // study.group}", work.make_part, (out, kind, part, how, counts),
+                (*folders, counts), {"clips": part, "how": how}, (), cost * len(part),
+            ))  # fmt: skip
+    return jobs
+
+
+def _training(study: Study, out: Path, seed: int, name: str, clips: dict[str, tuple[str, ...]]) -> Job:
+    arm, recipe = ARMS[name], arm_recipe(study, seed, name)
+    before = tuple(f"train/{seed}/{n}" for n in (arm.start, arm.vlm) if n)
+    data = (*clips["train"], *clips["tune"]) if arm.stage == "3" else clips["train"]
+    config = getattr(recipe, f"stage{arm.stage}")
+    if arm.stage == "3":
+        rounds, c = recipe.stage3.rounds, recipe.clips
+        drives = rounds * c.rollout + (rounds + 1) * c.tune
+        cost = DRIVE_S * drives + rounds * _stage3_training_s(recipe.stage3)
+    else:
+        each = {"1a": VLM_S, "1b": PLANNER_S, "1c": BOTH_S, "2": STAGE2_S}[arm.stage]
+        cost = each * config.optim.steps * config.optim.batch
+    settings = {"arm": to_dict(arm), "stage": to_dict(config), "seed": seed, "policy": to_dict(recipe.policy)}
+    settings |= {"vlm": to_dict(recipe.vlm), "rollout": recipe.clips.rollout if arm.stage == "3" else 0}
+    return Job(
+        f"train/{seed}/{name}", work.train_arm, (recipe, arm.stage, arm.start, arm.vlm, arm.adapter, seed, name, out),
+        (work.stage_folder(out, seed, name),), settings, (*before, *data), cost,
+    )  # fmt: skip
+
+
+def _stage3_training_s(stage: Stage3) -> float:
+    return 3 * PLANNER_S * stage.low.steps * stage.low.batch + 4 * VLM_S * stage.high.steps * stage.high.batch
+
+
+def _measuring(
+    study: Study, out: Path, label: str, name: str, seed: int, clips: dict[str, tuple[str, ...]], *, stage: str
+) -> list[Job]:
+    """Plans for the open-loop samples, drives of the test clips and, of those shown, of the showcase."""
+    e = study.evaluation
+    spec = str(work.stage_folder(out, seed, name) / "policy") if stage else name
+    test = clip_list(study, "test")
+    trained = (stage,) if stage else ()
+    per_clip = DRIVE_S if stage else CHEAP_S
+    plans = out / "plans" / label / f"{name}.npz"
+    settings = {"open": e.open_samples, "control": e.control_samples if stage else 0, "seed": seed}
+    count = e.open_samples + 3 * e.control_samples if stage else e.open_samples
+    jobs = [Job(f"plans/{label}/{name}", work.plan_row, (spec, name, seed, out, test, settings, plans), (plans,),
+                settings, (*trained, *clips["test"]), PLAN_S * count)]  # fmt: skip
+    lists = {"drives": test if name in FULL or not stage else test[: study.side_clips]}
+    if name in (*SHOWN, "expert", "constant_velocity"):
+        lists["showcase"] = clip_list(study, "showcase")
+    for what, chosen in lists.items():
+        kind = "test" if what == "drives" else "showcase"
+        for i in range(0, len(chosen), study.group):
+            part, file = chosen[i : i + study.group], out / what / label / name / f"{i // study.group}.npz"
+            how = {"clips": part, "seed": seed, "vlm_period_s": e.vlm_period_s}
+            jobs.append(Job(
+                f"{what}/{label}/{name}/{i // study.group}", work.drive_part,
+                (spec, name, seed, out, kind, part, e.vlm_period_s if stage else None, file), (file,), how,
+                (*trained, clips[kind][i // study.group]), per_clip * len(part),
+            ))  # fmt: skip
+    return jobs
+
+
+def _forced(study: Study, out: Path, seed: int, name: str, test: tuple[str, ...]) -> Job:
+    """Speed and mileage under forced decisions (Figure A1), of the first seed."""
+    e = study.evaluation
+    part = clip_list(study, "test")[: e.forced_clips]
+    file = out / "forced" / str(seed) / f"{name}.npz"
+    spec = str(work.stage_folder(out, seed, name) / "policy")
+    settings = {"clips": part, "seed": seed, "vlm_period_s": e.vlm_period_s}
+    needs = (f"train/{seed}/{name}", *test[: 1 + (len(part) - 1) // study.group])
+    return Job(f"forced/{seed}/{name}", work.drive_forced, (spec, name, seed, out, part, e.vlm_period_s, file), (file,),
+               settings, needs, 3 * DRIVE_S * len(part))  # fmt: skip

@@ -1,0 +1,118 @@
+"""What the jobs of a study do; each runs in a process of one thread and leaves files (`recipes.study` plans them)."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from senna2.data.store import SampleStore
+from senna2.demonstrations import Drives, Replay, collect
+from senna2.model.policy import DualSystem
+from senna2.provenance import write_json
+from senna2.recipes.config import Recipe
+from senna2.recipes.driven import drive_group, save_plans, save_rollouts
+from senna2.recipes.measure import FORCED, chosen_samples, clip_shapes, configured, plan_policy
+from senna2.recipes.stages import new_policy, run_stage, with_adapter
+from senna2.train.stage1 import vlm_of
+from senna2.types import Decision, Direction, Samples
+from senna2.world.clip import save_clip
+from senna2.world.town.families import CORE, make_scene, split_scenes
+
+NO_SEED = "untrained"  # the folder of rows that no training seed changes
+Clip = tuple[str, int]  # family, seed
+
+
+def clip_folder(out: Path, kind: str, family: str, seed: int) -> Path:
+    return out / "clips" / kind / f"{family}-{seed}"
+
+
+def folders(out: Path, kind: str, clips: Sequence[Clip]) -> list[Path]:
+    return [clip_folder(out, kind, *clip) for clip in clips]
+
+
+def stage_folder(out: Path, seed: int, name: str) -> Path:
+    return out / "stages" / str(seed) / name
+
+
+def make_part(out: Path, kind: str, clips: Sequence[Clip], how: Mapping[str, Any], counts: Path) -> None:
+    """Some clips of a split, and for train and test their samples."""
+    made = folders(out, kind, clips)
+    for folder, (family, seed) in zip(made, clips, strict=True):
+        if not (folder / "clip.json").is_file():
+            save_clip(make_scene(family, seed, kind), folder)
+    counted: Counter[str] = Counter(clips=len(made))
+    if "open_every" in how:
+        counted += collect(made, out / "samples" / kind, Replay(how["open_every"]), workers=0, label=kind)
+    elif how:
+        counted += collect(made, out / "samples" / kind, Drives(**how, images=True), workers=0, label=kind)
+    write_json(counts, dict(sorted(counted.items())))
+
+
+def train_arm(recipe: Recipe, stage: str, start: str, vlm: str, adapter: str, seed: int, name: str, out: Path) -> None:
+    """One training; goes on from its own checkpoint if it was interrupted."""
+    torch.set_num_threads(1)
+    if not start:
+        policy = new_policy(recipe)
+    else:
+        policy = DualSystem.from_pretrained(stage_folder(out, seed, start) / "policy")
+    if vlm:
+        policy.attach_vlm(vlm_of(DualSystem.from_pretrained(stage_folder(out, seed, vlm) / "policy")))
+        if adapter != policy.config.adapter:
+            policy = with_adapter(policy, adapter, recipe.seed)
+    c, families = recipe.clips, recipe.families or CORE
+    train = folders(out, "train", split_scenes("train", c.train, families))
+    data: dict[str, Any] = {}
+    if stage == "3":
+        data = {"clips": train, "tune_clips": folders(out, "tune", split_scenes("tune", c.tune, families))}
+    else:
+        samples = out / "samples" / "train"
+        data = {"store": SampleStore(samples, parts=[f.name for f in train if (samples / f.name).is_dir()])}
+    folder = stage_folder(out, seed, name)
+    run_stage(stage, policy, recipe, folder, resume=True, workers=0, **data)
+    for states in sorted((folder / "training").rglob("checkpoints")):
+        shutil.rmtree(states)  # moments of the optimiser: several times the policy, of no use once it stands
+
+
+def study_samples(out: Path, test: Sequence[Clip], most: int, *, images: bool = True) -> Samples:
+    """The open-loop samples: at most `most`, spread evenly over the test clips."""
+    return chosen_samples(folders(out, "test", test), out / "samples" / "test", most=most, images=images)
+
+
+def plan_row(
+    spec: str, name: str, seed: int, out: Path, test: Sequence[Clip], settings: Mapping[str, int], file: Path
+) -> None:
+    """A policy's plans for the samples ("own"), those under each forced speed decision and each passenger's wish."""
+    torch.set_num_threads(1)
+    samples = study_samples(out, test, settings["open"])
+    suites = ("open", "consistency", *(["control"] if settings["control"] else []))
+    shapes = clip_shapes(folders(out, "test", test))
+    own, forced, told, _ = plan_policy(spec, name, suites, samples, shapes, settings["control"], seed)
+    save_plans(file, ({} if own is None else {"own": own}) | {s.name.lower(): p for s, p in forced.items()} | told)
+
+
+def drive_part(
+    spec: str, name: str, seed: int, out: Path, kind: str, clips: Sequence[Clip], vlm_period_s: float | None, file: Path
+) -> None:
+    """Some clips, driven abreast."""
+    torch.set_num_threads(1)
+    maker = spec if vlm_period_s is None else functools.partial(configured, spec, vlm_period_s=vlm_period_s)
+    save_rollouts(file, drive_group(maker, name, folders(out, kind, clips), seed))
+
+
+def drive_forced(
+    spec: str, name: str, seed: int, out: Path, clips: Sequence[Clip], vlm_period_s: float, file: Path
+) -> None:
+    """The clips once under each forced speed decision; the rollouts' policy says which."""
+    torch.set_num_threads(1)
+    rollouts = []
+    for speed in FORCED:
+        decision = Decision(speed, Direction.UNKNOWN)
+        maker = functools.partial(configured, spec, vlm_period_s=vlm_period_s, forced=decision)
+        rollouts += drive_group(maker, f"{name} {speed.name.lower()}", folders(out, "test", clips), seed)
+    save_rollouts(file, rollouts)

@@ -1,0 +1,166 @@
+"""docs/results/README.md: the counterparts of the paper's tables, from results.json and claims.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from senna2.report.media import Figure
+from senna2.report.tables import number, verdict
+
+Json = Mapping[str, Any]
+Column = tuple[str, str]  # "suite.metric", heading
+
+CONSISTENCY = ("straight", "left", "right", "keep", "accelerate", "decelerate", "stop", "avg")
+TABLES: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
+    (
+        "Table 1 · consistency",
+        "F1 between the VLM's decision and f_K of the plan; higher is better. `ceiling`: the expert's own; `accuracy`: "
+        "of the decision itself; `coverage`: judged share.",
+        ("senna", "senna@long", "senna2@1", "senna2@1long", "senna2@2", "senna2", "senna2@literal"),
+        (*((f"consistency.{c}", c) for c in CONSISTENCY), ("consistency.ceiling", "ceiling"),
+         ("consistency.decision_accuracy", "accuracy"), ("consistency.coverage", "coverage")),
+    ),
+    (
+        "Table 2 · open loop",
+        "Displacements in m, collision rates in %; lower is better.",
+        ("constant_velocity", "idm", "senna", "senna@long", "senna2@1", "senna2@2", "senna2", "senna2@literal"),
+        (("open_loop.fde_m", "FDE, m"), ("open_loop.ade_m", "ADE, m"), ("open_loop.cr", "CR, %"),
+         ("open_loop.dcr", "DCR, %"), ("open_loop.scr", "SCR, %")),
+    ),
+    (
+        "Table 3 · closed loop",
+        "Shares of clips. Read AF-CR beside progress and parked: standing still is safe and useless.",
+        ("constant_velocity", "naive", "idm", "expert", "senna", "senna@long", "senna2@1", "senna2@2", "senna2",
+         "senna2@literal"),
+        (("closed_loop.cr", "CR"), ("closed_loop.af_cr", "AF-CR"), ("closed_loop.safety_1", "Safety@1"),
+         ("closed_loop.safety_2", "Safety@2"), ("closed_loop.progress_ratio", "progress"),
+         ("closed_loop.parked", "parked"), ("closed_loop.off_road", "off-road"), ("closed_loop.finished", "finished")),
+    ),
+    (
+        "Table 4 · adapter, after stage 1",
+        "`senna2@1none`: no VLM; `senna`: decision tokens; `senna2@1vlm`: VLM token; `senna2@1`: both. Ties are said "
+        "under the claims.",
+        ("senna2@1none", "senna", "senna2@1vlm", "senna2@1"),
+        (("open_loop.fde_m", "FDE, m"), ("open_loop.cr", "CR, %"), ("closed_loop.af_cr", "AF-CR"),
+         ("consistency.avg", "F1 avg")),
+    ),
+    (
+        "Table 5 · stages",
+        "`senna2@1long` and `senna@long` are stage 1 prolonged, by as many samples as stage 2, and as stages 2 and 3; "
+        "`senna2@literal` is stage 3 with the paper's losses alone.",
+        ("senna2@1", "senna2@1long", "senna@long", "senna2@2", "senna2", "senna2@literal"),
+        (("open_loop.fde_m", "FDE, m"), ("open_loop.cr", "CR, %"), ("closed_loop.af_cr", "AF-CR"),
+         ("closed_loop.progress_ratio", "progress"), ("consistency.avg", "F1 avg")),
+    ),
+    (
+        "Control",
+        "Under forced decisions, on frames with v₀ ≥ 3 m/s: share ordered rightly, and median of planned speed at 3 s "
+        "over v₀.",
+        ("senna", "senna2@1", "senna2@2", "senna2"),
+        (("control.auroc_accelerate_keep", "accelerate > keep"), ("control.auroc_keep_decelerate", "keep > decelerate"),
+         ("control.auroc_accelerate_decelerate", "accelerate > decelerate"), ("control.ratio_accelerate", "ratio acc."),
+         ("control.ratio_keep", "ratio keep"), ("control.ratio_decelerate", "ratio dec."),
+         ("control.instruction_followed", "instruction followed")),
+    ),
+    (
+        "Showcase",
+        "The six clips and their variations: share finished without collision or straddling.",
+        ("constant_velocity showcase", "expert showcase", "senna showcase", "senna2 showcase"),
+        (("closed_loop.finished", "finished"), ("closed_loop.cr", "CR"), ("closed_loop.af_cr", "AF-CR"),
+         ("closed_loop.straddling", "straddling")),
+    ),
+)  # fmt: skip
+# What the paper reports for the same quantity, printed beside ours (docs/method.md).
+PAPER = {
+    "consistency_gap_reduction": "33.9 %", "fde_vs_senna": "−10.4 % after stage 1",
+    "af_cr_reduction_vs_senna": "30.6 %",
+    "stage2_gap_reduction": "21 %", "stage3_af_cr_reduction": "34.7 %",
+}  # fmt: skip
+
+
+def results_page(results: Json, claims: Json, figures: Mapping[str, Figure]) -> str:
+    """The page as text. `figures`: by the path under which they lie beside it."""
+    parts = ["# Results", _how(results), "## Claims", claims_table(claims)]
+    parts += [block for title, lead, rows, columns in TABLES if (block := _table(results, title, lead, rows, columns))]
+    parts += ["## Comparisons", _comparisons(results)] if results["comparisons"] else []
+    parts += [f"## {f.title}\n\n![{f.title}]({path})\n\n{f.caption}" for path, f in figures.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _how(results: Json) -> str:
+    origin, recipe = results["provenance"], results["recipe"]
+    hours = sum(results["timings_s"].values()) / 3600
+    return (
+        f"{recipe.get('note', '')} Every number is ours, from [results.json](results.json), where the whole "
+        "configuration stands under `recipe`; [claims.json](claims.json) is made from it.\n\n"
+        f"* command: `{origin.get('command')}`\n"
+        f"* commit: {origin.get('commit') or 'unknown'}; time: {origin.get('time')}\n"
+        f"* training seeds: {', '.join(str(s) for s in results['seeds'])}; jobs: {hours:.1f} core-hours on "
+        f"{origin.get('cores')} cores\n\n"
+        "In each cell: value, [95 % interval over clips]; then each training seed's own value."
+    )
+
+
+def claims_table(claims: Json) -> str:
+    """One row a claim: value with interval, aim, guards, verdict and cause."""
+    lines = ["| claim | value | aim | paper | guards | verdict |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, c in claims["claims"].items():
+        guards = "<br>".join(
+            f"{'✓' if g['held'] else '✗'} {k.replace('_', ' ')} {number(g['value'])} ({number(g['limit'])})"
+            for k, g in c["guards"].items()
+        )
+        told = "**held**" if c["held"] else f"not held: {_cell_text(c['cause'])}"
+        aim = f"{'≥' if c['better'] == 'higher' else '≤'} {c['aim']:g}"
+        value = f"{number(c['value'])} {_interval(c['ci95'])}".strip()
+        lines.append(f"| `{name}` | {value} | {aim} | {PAPER.get(name, '')} | {guards} | {told} |")
+    return "\n".join(lines)
+
+
+def _cell_text(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _interval(ci: Sequence[float | None] | None) -> str:
+    return "" if ci is None else f"[{number(ci[0])}, {number(ci[1])}]"
+
+
+def _table(results: Json, title: str, lead: str, rows: Sequence[str], columns: Sequence[Column]) -> str:
+    """Rows that were measured; empty if none was."""
+    lines, notes = [], dict.fromkeys([""])
+    for policy in rows:
+        cells = []
+        for metric, _ in columns:
+            suite, name = metric.split(".", 1)
+            value = results["policies"].get(policy, {}).get(suite, {}).get(name)
+            cells.append(_cell(value))
+            if value is not None and value.get("note"):
+                notes[f"{name}: {value['note']}"] = None
+        if any(cells):
+            lines.append(f"| `{policy}` | {' | '.join(cells)} |")
+    if not lines:
+        return ""
+    head = f"| | {' | '.join(h for _, h in columns)} |\n|{' --- |' * (len(columns) + 1)}"
+    foot = "\n\n" + "; ".join(n for n in notes if n) + "." if len(notes) > 1 else ""
+    return f"## {title}\n\n{lead}\n\n{head}\n" + "\n".join(lines) + foot
+
+
+def _cell(value: Json | None) -> str:
+    if value is None:
+        return ""
+    if value["value"] is None:
+        return "–"
+    seeds = [v for v in value["per_seed"] if v is not None]
+    own = f"<br>{' · '.join(number(v) for v in seeds)}" if len(seeds) > 1 else ""
+    return f"{number(value['value'])} {_interval(value['ci95'])}".strip() + own
+
+
+def _comparisons(results: Json) -> str:
+    lead = "a − b, paired over the same clips; a difference whose interval holds 0 is a tie."
+    lines = ["| a | b | metric | difference | relative | clips | |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    for c in results["comparisons"]:
+        relative = "–" if c["relative"] is None else f"{100 * c['relative']:+.0f} %"
+        difference = "–" if c["difference"] is None else f"{c['difference']:+.3f} {_interval(c['ci95'])}".strip()
+        lines.append(f"| `{c['a']}` | `{c['b']}` | {c['metric']} | {difference} | {relative} | {c['paired_over']} | "
+                     f"{verdict(c)[0]} |")  # fmt: skip
+    return lead + "\n\n" + "\n".join(lines)

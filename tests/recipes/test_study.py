@@ -1,0 +1,148 @@
+"""The queue of a study holds every row and control arm, prolonged by what it says; what was made stays by content."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from senna2.config import from_dict, to_dict
+from senna2.recipes import cache
+from senna2.recipes.results import Study, results, results_tiny, unguarded
+from senna2.recipes.study import ARMS, FULL, SHOWN, SIDE, arm_recipe, clip_list, plan_study, shown_to
+from senna2.recipes.study_report import least_class_share
+from senna2.types import Plans, Rig, Samples
+from senna2.world.town.families import SHOWCASE, SPLITS
+
+
+def test_the_plan_is_as_the_issue_asks(tmp_path):
+    study = results()
+    assert len(study.seeds) == 3
+    assert study.clips.test >= 480
+    assert study.evaluation.open_samples >= 5000
+    assert len(clip_list(study, "showcase")) == 6 * 21
+    queue = plan_study(study, tmp_path)
+    for seed in study.seeds:
+        for name in (*FULL, *SIDE):
+            assert f"train/{seed}/{name}" in queue.jobs
+            assert f"plans/{seed}/{name}" in queue.jobs
+        driven = {n: sum(len(j.settings["clips"]) for k, j in queue.jobs.items() if k.startswith(f"drives/{seed}/{n}/"))
+                  for n in (*FULL, *SIDE)}  # fmt: skip
+        assert all(driven[n] == study.clips.test for n in FULL)
+        assert all(driven[n] == study.side_clips for n in SIDE)
+        shown = [j for k, j in queue.jobs.items() for n in SHOWN if k.startswith(f"showcase/{seed}/{n}/")]
+        assert sum(len(j.settings["clips"]) for j in shown) == 2 * 6 * 21
+    hours = sum(j.estimate_s for j in queue.jobs.values()) / 2 / 3600
+    assert 5 < hours < 8.5  # with 15 % for two side by side under ten
+
+
+def test_clips_of_all_splits_differ():
+    study = results()
+    seen = [c for kind in SPLITS if kind != "val" for c in clip_list(study, kind)]
+    assert len(seen) == len(set(seen))
+    assert {f for f, _ in clip_list(study, "showcase")} == set(SHOWCASE)
+
+
+def test_control_arms_are_prolonged_by_what_the_stages_show():
+    study = results()
+    plain, two, all_of_it = (arm_recipe(study, 1, n).stage1c.optim for n in ("senna2@1", "senna2@1long", "senna@long"))
+    assert (two.steps - plain.steps) * plain.batch >= study.stage2.optim.steps * study.stage2.optim.batch
+    low = study.stage3.low
+    wanted = shown_to(study, "planner", "2") + study.stage3.rounds * low.steps * low.batch
+    assert wanted <= (all_of_it.steps - plain.steps) * plain.batch < wanted + plain.batch
+    vlm = arm_recipe(study, 1, "1a@long").stage1a.optim
+    assert (vlm.steps - study.stage1a.optim.steps) * vlm.batch >= shown_to(study, "vlm", "23")
+    assert ARMS["senna"].adapter == ARMS["senna@long"].adapter == "decision"
+    assert arm_recipe(study, 1, "senna2@literal").stage3.faithful
+    assert arm_recipe(study, 1, "senna2").stage3 == study.stage3
+    assert arm_recipe(study, 2, "senna").seed == 2
+
+
+def test_a_choice_of_stage_3_touches_stage_3_alone(tmp_path):
+    """What the queue keeps when stage 3 is tuned again."""
+    study = results_tiny()
+    other = dataclasses.replace(study, stage3=dataclasses.replace(study.stage3, lambda_anchor=2.0))
+    before, after = plan_study(study, tmp_path).keys, plan_study(other, tmp_path).keys
+    changed = {n for n in before if before[n] != after[n]}
+    assert {n.split("/")[2] for n in changed} == {"senna2", "senna2@literal"}
+    assert "train/0/senna2" in changed
+    # Longer drives of stage 3 prolong the control arms, too: they are to have seen as much.
+    longer = dataclasses.replace(study, stage3=dataclasses.replace(study.stage3, rounds=3))
+    after = plan_study(longer, tmp_path).keys
+    assert {"train/0/senna@long", "train/0/1a@long"} <= {n for n in before if before[n] != after[n]}
+    assert before["train/0/senna2@2"] == after["train/0/senna2@2"]
+
+
+def test_where_a_study_lies_is_not_in_its_keys(tmp_path):
+    study = results_tiny()
+    assert plan_study(study, tmp_path / "a").keys == plan_study(study, tmp_path / "b").keys
+
+
+def test_a_study_survives_json():
+    for study in (results(), results_tiny()):
+        assert from_dict(Study, json.loads(json.dumps(to_dict(study))), "study") == study
+
+
+def test_tiny_differs_in_size_and_guards_alone():
+    full, tiny = results(), results_tiny()
+    assert tiny.policy == full.policy
+    assert tiny.vlm == full.vlm
+    free = unguarded(full)
+    for stage in ("stage1a", "stage2", "stage3"):
+        a, b = (to_dict(getattr(s, stage)) for s in (free, tiny))
+        assert {k for k in a if a[k] != b[k]} <= {"optim", "low", "high", "rounds"}
+
+
+# --- content ------------------------------------------------------------------------------------------------
+
+
+def test_clips_are_kept_while_settings_and_code_are_the_same(tmp_path, monkeypatch):
+    folder = tmp_path / "clips"
+    assert not cache.keep_if_same(folder, {"split": "train"}, ("frames.py",), resume=False)
+    (folder / "clip").mkdir()
+    assert cache.keep_if_same(folder, {"split": "train"}, ("frames.py",), resume=False)
+    assert (folder / "clip").is_dir()
+    monkeypatch.setattr(cache, "code_digest", lambda parts: "other")
+    assert cache.keep_if_same(folder, {"split": "train"}, ("frames.py",), resume=True)  # a begun run is ended
+    assert (folder / "clip").is_dir()
+    assert not cache.keep_if_same(folder, {"split": "train"}, ("frames.py",), resume=False)
+    assert not (folder / "clip").exists()
+    (folder / "clip").mkdir()
+    assert not cache.keep_if_same(folder, {"split": "test"}, ("frames.py",), resume=True)
+    assert not (folder / "clip").exists()
+
+
+def test_the_digest_is_of_code():
+    assert cache.code_digest(("frames.py",)) != cache.code_digest(("decisions.py",))
+    assert cache.code_digest(cache.CLIP_CODE) == cache.code_digest(cache.CLIP_CODE)
+
+
+# --- class shares -------------------------------------------------------------------------------------------
+
+
+def _said(speed, direction) -> tuple[Samples, Plans]:
+    """Labels: half ACCELERATE (0), half KEEP (2), three quarters straight, one quarter left."""
+    n = 8
+    samples = dataclasses.replace(
+        Samples.fake(n, Rig.fake()), counterfactual_N=np.zeros(n, bool),
+        speed_N=np.repeat([0, 2], 4).astype(np.int8), direction_N=np.array([0] * 6 + [1, 3], np.int8),
+    )  # fmt: skip
+    plans = dataclasses.replace(Plans.fake(n), vlm_speed_N=np.array(speed, np.int8),
+                                vlm_direction_N=np.array(direction, np.int8))  # fmt: skip
+    return samples, plans
+
+
+@pytest.mark.parametrize(
+    ("speed", "direction", "least"),
+    [
+        ([0] * 4 + [2] * 4, [0] * 6 + [1] * 2, 1.0),
+        ([0] * 6 + [2] * 2, [0] * 6 + [3] * 2, 0.5),  # KEEP at half its share; CHANGE LEFT folds to left
+        ([0] * 4 + [2] * 4, [0] * 7 + [1], 0.5),
+        ([0] * 8, [0] * 8, 0.0),
+    ],
+)
+def test_the_most_neglected_class(speed, direction, least):
+    samples, plans = _said(speed, direction)
+    found = least_class_share(samples, [plans, plans])
+    assert found["value"] == pytest.approx(least)
+    assert found["n_seeds"] == 2

@@ -1,0 +1,173 @@
+"""Stage 2's oracle: who is supervised, what an all-consistent batch does to the weights, and what the log says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from senna2.evaluate.consistency import consistency
+from senna2.train import stage2
+from senna2.train.diagnostics import CLASSES, agreement_counts, with_f1
+from senna2.train.distributed import Ranks
+from senna2.train.guards import AlignmentGuards, off
+from senna2.train.loop import Optim, train
+from senna2.train.stage1 import consistency_of, vlm_of
+from senna2.train.stage2 import OpenLoopAlignment, Stage2, run_2
+from senna2.types import Direction, Plans, Samples, Speed
+
+OPTIM = Optim(steps=3, batch=8, lr=1e-2, weight_decay=0.1, log_every=1)
+CONFIG = Stage2(OPTIM, draws=2, guards=off(AlignmentGuards()))
+
+
+def plan(a: float, side: float = 0.0, v: float = 8.0) -> torch.Tensor:
+    """Constant acceleration; `side` ±1: on an arc of 20 m radius; a NaN acceleration: jagged, so UNKNOWN to f_K."""
+    t = 0.1 * torch.arange(1.0, 31.0)
+    s = v * t + (0.0 if np.isnan(a) else 0.5 * a * t**2)
+    if np.isnan(a):
+        s = s + 0.08 * (-1.0) ** torch.arange(30)
+    if side == 0:
+        return torch.stack([s, torch.zeros_like(s)], -1)
+    return 20.0 * torch.stack([torch.sin(s / 20), side * (1 - torch.cos(s / 20))], -1)
+
+
+ACC, DEC, KEEP, JAGGED = plan(1.5), plan(-1.5), plan(0.0), plan(np.nan)
+STOP, LEFT, RIGHT = plan(0.0, v=0.0), plan(0.0, 1.0), plan(0.0, -1.0)
+TABLE = [  # plan, said speed, said direction, consistent with lane changes by speed, with them folded
+    (ACC, Speed.ACCELERATE, Direction.STRAIGHT, True, True),
+    (ACC, Speed.KEEP, Direction.STRAIGHT, False, False),
+    (DEC, Speed.DECELERATE, Direction.STRAIGHT, True, True),
+    (KEEP, Speed.KEEP, Direction.STRAIGHT, True, True),
+    (STOP, Speed.STOP, Direction.STRAIGHT, True, True),
+    (STOP, Speed.KEEP, Direction.STRAIGHT, False, False),
+    (LEFT, Speed.KEEP, Direction.TURN_LEFT, True, True),
+    (LEFT, Speed.KEEP, Direction.TURN_RIGHT, False, False),
+    (RIGHT, Speed.KEEP, Direction.TURN_RIGHT, True, True),
+    (LEFT, Speed.KEEP, Direction.STRAIGHT, False, False),
+    (KEEP, Speed.KEEP, Direction.TURN_LEFT, False, False),
+    (KEEP, Speed.KEEP, Direction.CHANGE_LEFT, True, False),  # f_K calls a lane change straight
+    (LEFT, Speed.KEEP, Direction.CHANGE_LEFT, True, True),
+    (ACC, Speed.KEEP, Direction.CHANGE_RIGHT, False, False),
+    (JAGGED, Speed.KEEP, Direction.STRAIGHT, False, False),  # UNKNOWN must not escape supervision
+    (JAGGED, Speed.KEEP, Direction.CHANGE_LEFT, False, False),
+]
+
+
+def test_the_mask_is_a_truth_table():
+    plans = torch.stack([row[0] for row in TABLE])
+    speed, direction = (torch.tensor([int(row[i]) for row in TABLE]) for i in (1, 2))
+    assert consistency_of(plans, speed, direction).tolist() == [row[3] for row in TABLE]
+    folded = consistency_of(plans, speed, direction, lane_change_by_speed=False)
+    assert folded.tolist() == [row[4] for row in TABLE]
+
+
+def test_the_literal_reading_is_one_switch():
+    literal = dataclasses.replace(CONFIG, faithful=True).effective()
+    assert not literal.lane_change_by_speed
+    assert (literal.draws, literal.careful, literal.vlm_lr_scale, literal.stale_max_s) == (1, 1.0, 1.0, 0.0)
+    assert CONFIG.effective() == CONFIG
+
+
+@pytest.fixture
+def stage(make_policy, store):
+    policy = make_policy()
+    vlm_of(policy).add_lora()
+    return OpenLoopAlignment(policy, store, CONFIG, seed=0)
+
+
+def _agree(monkeypatch, which) -> None:
+    monkeypatch.setattr(stage2, "consistency_of", lambda plan_B, *_, **__: torch.as_tensor(which(len(plan_B))))
+
+
+def test_only_inconsistent_samples_are_learned_from(stage, monkeypatch):
+    """The gradient of a mixed batch is that of its inconsistent samples alone, over the whole batch."""
+
+    def gradient(index, which):
+        _agree(monkeypatch, which)
+        stage.policy.zero_grad()
+        loss, _ = stage.loss(stage.load(np.asarray(index)), 0, 8)
+        sum(loss.values()).backward()
+        return {n: p.grad.clone() for n, p in stage.named_parameters().items() if p.grad is not None}
+
+    mixed = gradient(range(8), lambda n: np.arange(n) % 2 == 0)
+    alone = gradient([1, 3, 5, 7], lambda n: np.zeros(n, bool))
+    assert mixed.keys() == alone.keys()
+    assert any(g.abs().sum() > 0 for n, g in mixed.items() if "lora_" in n)
+    for name, g in mixed.items():
+        torch.testing.assert_close(g, alone[name], rtol=1e-4, atol=1e-7)
+
+
+def test_an_all_consistent_batch_moves_nothing_not_even_by_momentum_or_decay(stage, tmp_path, monkeypatch):
+    calls = []
+
+    def after_the_first(n):
+        calls.append(n)
+        return np.full(n, len(calls) > 1)
+
+    _agree(monkeypatch, after_the_first)
+    seen = []
+    train(stage, OPTIM, tmp_path, on_step=lambda _: seen.append(_flat(stage)))
+    assert not torch.equal(seen[0], torch.zeros_like(seen[0]))
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[1], seen[2])
+    assert torch.isfinite(seen[2]).all()
+
+
+def _flat(stage) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1).clone() for p in stage.named_parameters().values()])
+
+
+def test_the_planners_loss_does_not_reach_lora_nor_the_vlms_the_planner(stage, monkeypatch):
+    _agree(monkeypatch, lambda n: np.zeros(n, bool))
+    named = stage.named_parameters()
+    loss, _ = stage.loss(stage.load(np.arange(4)), 0, 4)
+    for term, foreign in (("planning", lambda n: n.startswith("vlm.")), ("vlm", lambda n: not n.startswith("vlm."))):
+        found = torch.autograd.grad(loss[term], list(named.values()), retain_graph=True, allow_unused=True)
+        touched = {n for n, g in zip(named, found, strict=True) if g is not None and bool(g.abs().sum() > 0)}
+        assert touched
+        assert not any(map(foreign, touched))
+
+
+def test_the_log_tells_agreement_scores_and_gradients(make_policy, store, tmp_path):
+    log = run_2(make_policy(), store, CONFIG, tmp_path, seed=5, ranks=Ranks(), resume=False)
+    row = log[-1]
+    assert {"consistent", "coverage", "accuracy", "decision_entropy", "f1_avg", "grad_norm_planning", "grad_norm_vlm",
+            "samples_per_s", "waiting_share"} <= row.keys()  # fmt: skip
+    assert not any("/" in name for name in row)
+    assert sum(row[f"says_{c}"] for c in ("accelerate", "decelerate", "keep", "stop")) == pytest.approx(1)
+    assert row["planning"] + row["vlm"] == pytest.approx(row["loss"], rel=1e-5)
+    for row in log:
+        if row["consistent"] > 0:
+            assert 0 <= row["skipped_accuracy"] <= 1
+
+
+def _random_decisions(n: int, seed: int):
+    rng = np.random.default_rng(seed)
+    plans = [ACC, DEC, KEEP, STOP, LEFT, RIGHT, JAGGED]
+    kind = rng.choice(len(plans), n, p=[0.2, 0.2, 0.25, 0.1, 0.1, 0.1, 0.05])
+    speed = np.array([0, 1, 2, 3, 2, 2, 2])[kind]
+    direction = np.array([0, 0, 0, 0, 1, 2, 0])[kind]
+    return torch.stack(plans)[kind], speed, direction
+
+
+def test_f1_in_the_log_is_the_evaluations_and_shuffled_decisions_fall_to_the_floor():
+    n = 4000
+    tau, speed, direction = _random_decisions(n, 0)
+    shuffled = np.random.default_rng(1).permutation(n)
+    base = Samples.fake(1)
+    samples = base.take(np.zeros(n, int))
+    for order, floored in ((np.arange(n), False), (shuffled, True)):
+        said = speed[order].astype(np.int8), direction[order].astype(np.int8)
+        tau_speed, tau_path = stage2.f_k_plan(tau)
+        counts = agreement_counts(*map(torch.as_tensor, said), tau_speed, tau_path)
+        scores = with_f1(counts)
+        plans = Plans(tau.numpy(), *said, *said)
+        metrics = consistency(samples, plans)
+        for name in CLASSES:
+            assert scores[f"f1_{name}"] == pytest.approx(metrics[name].value, abs=1e-6), name
+            if floored:
+                p, q = (counts[f"{what}/{name}"] / n for what in ("said", "did"))
+                assert scores[f"f1_{name}"] == pytest.approx(2 * p * q / (p + q), abs=0.04), name
+            else:
+                assert scores[f"f1_{name}"] == 1.0
+        assert scores["f1_avg"] == pytest.approx(metrics["avg"].value, abs=1e-6)
