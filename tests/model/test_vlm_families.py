@@ -232,10 +232,9 @@ def test_stage_1_trains_from_a_published_folder(
     small = replace(
         base,
         policy=PolicyConfig(dim=32, blocks=1, channels=(8, 8, 16, 16), agent_queries=4, map_queries=4),
-        stage1a=Stage1a(Optim(steps=2, batch=2, lr=1e-3), qa_share=0.2),
+        stage1a=Stage1a(Optim(steps=2, batch=2, lr=1e-3), qa_share=0.2, health_samples=4),
     )
     monkeypatch.setattr(stages, "load_recipe", lambda _: small)
-    monkeypatch.setattr(stages, "HEALTH_SAMPLES", 4)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     write_part(tmp_path / "samples", "a", mixed(12))
     line = ["train", "1a", "--recipe", "small", "--vlm", str(where), "--data", str(tmp_path / "samples")]
