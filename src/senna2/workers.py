@@ -68,7 +68,7 @@ def map_in_workers(
         except BaseException:
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits: at exit a half-closed pool would write to a closed pipe
             raise
         pool.shutdown()
     return [found[i] for i in range(len(items))]
