@@ -106,7 +106,7 @@ def draft_clip(
 
 
 def draft_scene(c: Draft, family: str, seed: int, split: str) -> Scene:
-    """The clip without background and expert (a standing placeholder stands in, with the clip's times)."""
+    """The clip without its background, and with an expert that stands throughout: it has the times, not yet a drive."""
     route = c.route()
     frames = len(c.t_T) - round(BEYOND_S / DT)
     start = c.path.world(0.0, 0.0)
