@@ -22,6 +22,11 @@ R = TypeVar("R")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
+def worker_count(given: int | None) -> int:
+    """How many worker processes: what is asked for, else one a core."""
+    return os.cpu_count() or 1 if given is None else given
+
+
 def run_jobs(
     function: Callable[..., R], jobs: Sequence[tuple[Any, ...]], *, workers: int, label: str, unit: str = "clip"
 ) -> list[R]:

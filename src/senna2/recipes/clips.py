@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from senna2.types import AgentClass, InputError
+from senna2.types import AgentClass, Array, InputError
 from senna2.workers import run_jobs
 from senna2.world.check import check_scene
 from senna2.world.clip import clip_info, find_clips, load_clip, save_clip
@@ -138,12 +138,16 @@ def view_verb(folder: Path, out: Path, *, scale: float, frames: int = 4) -> dict
     scene = load_clip(folder)
     if out.suffix == ".mp4":
         return {"video": str(out), "frames": clip_video(out, scene, scale)}
-    sheet = clip_sheet(scene, scale, frames)
+    save_picture(clip_sheet(scene, scale, frames), out)
+    return {"picture": str(out)}
+
+
+def save_picture(rgb_HW3: Array, out: Path, **settings: Any) -> None:
+    """A picture in the format that its name ends in, whole or not at all. settings: of PIL's writer."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.stem}.{os.getpid()}.png")
+    fresh = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
-        Image.fromarray(sheet).save(fresh)
+        Image.fromarray(rgb_HW3).save(fresh, **settings)
         os.replace(fresh, out)
     finally:
         fresh.unlink(missing_ok=True)
-    return {"picture": str(out)}

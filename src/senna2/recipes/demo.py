@@ -23,7 +23,7 @@ from senna2.report.media import Video
 from senna2.report.page import write_report
 from senna2.report.video import family_video
 from senna2.types import InputError, Rollout
-from senna2.workers import run_jobs
+from senna2.workers import run_jobs, worker_count
 from senna2.world.clip import load_clip, save_clip
 from senna2.world.town.families import SHOWCASE, make_scene
 
@@ -39,7 +39,7 @@ def demo_verb(weights: Path | None, out: Path, *, workers: int | None, seed: int
     Raises `InputError` if there are no weights, or `out` is not ours.
     """
     specs = demo_policies(weights)
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = worker_count(workers)
     if out.exists() and any(out.iterdir()) and not (out / "results.json").is_file():
         raise InputError(f"--out {out}: is not empty and not a demo of senna2; choose another folder")
     clips = {family: seeds[0] for family, seeds in SHOWCASE.items()}

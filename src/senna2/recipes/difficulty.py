@@ -5,7 +5,6 @@ A family counts only if who does not look fails in it and the expert does not (E
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from senna2.recipes.clips import families_of
 from senna2.registry import make_policy
 from senna2.rollouts import drive
 from senna2.types import Array
-from senna2.workers import run_jobs
+from senna2.workers import run_jobs, worker_count
 from senna2.world.scene import Expert
 from senna2.world.town.families import RISKY, make_scene_counted, scene_seed
 
@@ -84,6 +83,7 @@ def measure_difficulty(group: str, split: str, count: int, *, workers: int, fami
     clips = run_jobs(drive_clip, jobs, workers=workers, label=f"difficulty {group}/{split}")
     rows = {family: _row([c for c in clips if c.family == family]) for family in families}
     risky = [c for c in clips if c.family in RISKY]
+    labels = _labels(clips)
     return {
         "schema": SCHEMA,
         "provenance": provenance(0),
@@ -92,8 +92,8 @@ def measure_difficulty(group: str, split: str, count: int, *, workers: int, fami
         "clips_a_family": count,
         "families": rows,
         "risky": _overall(risky) if risky else None,
-        "labels": _labels(clips),
-        "findings": findings(rows, risky, _labels(clips)),
+        "labels": labels,
+        "findings": findings(rows, risky, labels),
     }
 
 
@@ -200,7 +200,7 @@ def difficulty_verb(
     group: str, families: Sequence[str], out: Path | None, *, split: str, count: int, workers: int | None
 ) -> dict[str, Any]:
     """Measure, and write the result to `out` (JSON) if asked."""
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = worker_count(workers)
     result = measure_difficulty(group, split, count, workers=workers, families=families_of(group, families))
     if out is not None:
         write_json(out, result)

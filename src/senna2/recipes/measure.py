@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from senna2.recipes.instructed import instructed_of, plan_instructed
 from senna2.registry import find_checkpoint, listing, make_policy
 from senna2.rollouts import PolicySpec, drive_several, plan_samples
 from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape
-from senna2.workers import run_jobs
+from senna2.workers import run_jobs, worker_count
 from senna2.world.clip import clip_meta, find_clips
 from senna2.world.town.families import SETS, SPLITS
 
@@ -221,7 +220,7 @@ def eval_verb(
 
     `vlm_periods_s`: drive every policy that has a VLM once with each, as a row of its own.
     """
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = worker_count(workers)
     suites = ("consistency", "open", "closed", "control") if suite == "all" else (suite,)
     named = each_period(policy_names(specs), vlm_periods_s, suites)  # a wrong name fails before anything is driven
     _writable(out)

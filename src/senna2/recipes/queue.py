@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -279,12 +279,3 @@ def _last_words(queue: Queue, job: _Running) -> str:
     log = _log_of(queue.folder, job.name)
     lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
     return lines[-1] if lines else f"exit code {code}"
-
-
-def total_estimate(jobs: Mapping[str, Job]) -> dict[str, float]:
-    """Estimated core-seconds by kind of job (the part of the name before the first '/')."""
-    kinds: dict[str, float] = {}
-    for job in jobs.values():
-        kind = job.name.split("/")[0]
-        kinds[kind] = kinds.get(kind, 0.0) + job.estimate_s
-    return kinds

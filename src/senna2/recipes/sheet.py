@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from senna2.recipes.clips import families_of
+from senna2.recipes.clips import families_of, save_picture
 from senna2.types import Array, Camera, Direction, InputError, Rig
-from senna2.workers import run_jobs
+from senna2.workers import run_jobs, worker_count
 from senna2.world.birdview import bird_view
 from senna2.world.scene import Scene, Track
 from senna2.world.sim import Simulator
@@ -102,16 +100,8 @@ def sheet_verb(
     families = families_of(group, families)
     if out.suffix.lower() not in (".jpg", ".jpeg"):
         raise InputError(f"--out {out}: the sheet is a JPEG; give a name that ends in .jpg")
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = worker_count(workers)
     jobs = [(family, scene_seed(split, family, number), split) for family in families]
     rows = run_jobs(family_row, jobs, workers=workers, label="contact sheet", unit="family")
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(rows)).save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        fresh.write_bytes(buffer.getvalue())
-        os.replace(fresh, out)
-    finally:
-        fresh.unlink(missing_ok=True)
+    save_picture(np.concatenate(rows), out, quality=QUALITY, optimize=True)
     return {"picture": str(out), "families": list(families)}

@@ -35,6 +35,7 @@ from senna2.train.stage1 import run_1a, run_1b, run_1c
 from senna2.train.stage2 import run_2
 from senna2.train.stage3 import run_3
 from senna2.types import InputError, Rig, Rollout
+from senna2.workers import worker_count
 from senna2.world.clip import find_clips
 
 
@@ -195,7 +196,7 @@ def train_verb(
         recipe = dataclasses.replace(recipe, vlm=dataclasses.replace(recipe.vlm, checkpoint=vlm))
     if seed is not None:
         recipe = dataclasses.replace(recipe, seed=seed)
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = worker_count(workers)
     if stage not in ("1a", "1b") and start is None:
         raise InputError(f"train {stage}: needs --from CKPT, the checkpoint of the stage before")
     ranks = start_ranks()

@@ -11,7 +11,6 @@ from senna2.types import AgentClass, Array, Direction
 from senna2.world.check.findings import Finding, error, real_or_wrong, warning
 from senna2.world.scene import BRAKE, INDICATOR_LEFT, INDICATOR_RIGHT, Scene, Track
 
-KMH = 3.6
 FASTEST = 70.0  # m/s
 MOVING = 1.5  # m/s; slower motion says nothing about heading or speed
 JUMP_M = 1.0  # beyond twice what the speed allows in a step
