@@ -8,14 +8,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from shapely import LineString, Point
 
 from senna2 import demonstrations
 from senna2.data.store import SampleStore
 from senna2.decisions import f_k_plan
 from senna2.demonstrations import WISH_FRAMES, Drives, Replay, collect, demonstrate, replay
-from senna2.types import PLAN_DT, PLAN_STEPS, InputError, Rig, Samples, Speed
+from senna2.displaced import Displacement, displaced
+from senna2.frames import points_to_ego
+from senna2.train.staleness import drives
+from senna2.types import PLAN_DT, PLAN_STEPS, EgoState, InputError, Rig, Samples, Speed
 from senna2.world.clip import save_clip
 from senna2.world.scene import Scene
+from senna2.world.sim import Simulator
+from senna2.world.town.expert import ExpertDriver
 from senna2.world.town.families import make_scene, scene_seed
 from senna2.world.town.instructions import INSTRUCTIONS, instruction_of
 
@@ -193,6 +199,74 @@ def test_instructed_drives_leave_the_others_as_they_were():
     np.testing.assert_array_equal(without.future_NT3, samples.future_NT3[: len(without)])
     assert len(samples) > len(without)
     assert not any(without.instruction_N)
+
+
+BACK = dataclasses.replace(STATE, drives=1, every=10, branch_every=0, instructed=0, recover_every=10)
+
+
+def test_recoveries_come_beside_what_else_is_shown():
+    natural, _ = demonstrate(clip(), dataclasses.replace(BACK, recover_every=0))
+    samples, counts = demonstrate(clip(), BACK)
+    back = samples.validate().take(np.arange(len(natural), len(samples)))
+    assert counts["recoveries kept"] > 0
+    assert counts["recoveries kept"] + counts["recoveries dropped: contact"] == len(natural)
+    assert len(back) >= counts["recoveries kept"]
+    assert not back.counterfactual_N.any()
+    assert not any(back.instruction_N)
+    np.testing.assert_array_equal(samples.future_NT3[: len(natural)], natural.future_NT3)  # others stay as they were
+
+
+def test_the_expert_finds_back_from_a_displaced_state():
+    """Its own path, which is straight in this clip, is nearer after 3 s than at the start."""
+    simulator, driver, rng = Simulator(clip()), ExpertDriver(clip()), np.random.default_rng(0)
+    path = LineString(clip().expert.pose_E3[:, :2])
+    off = []
+    for t in np.arange(0.0, 4.0, 0.5):
+        state = displaced(simulator, simulator.reset(t_s=t), Displacement(speed_share=(0.8, 1.2)), rng)
+        assert state is not None
+        begin = path.distance(Point(state.ego.x, state.ego.y))
+        driver.reset()
+        for _ in range(PLAN_STEPS):
+            state = state if state.done else simulator.step(state, driver.plan(state))
+        if not state.contacts:  # else `demonstrate` drops it
+            off.append((begin, path.distance(Point(state.ego.x, state.ego.y))))
+    assert len(off) >= 5
+    before, after = np.mean(off, 0)
+    assert before > 0.2
+    assert after < 0.3 * before
+
+
+def test_drives_are_told_apart_with_recoveries():
+    """Every recovery is a drive of its own: the VLM's earlier answers must not come from another one."""
+    samples, counts = demonstrate(clip(), dataclasses.replace(BACK, instructed=2, branch_every=20))
+    number = drives(samples)
+    first = np.flatnonzero(np.diff(number, prepend=-1))
+    assert len(first) == 1 + counts["instructed drives kept"] + counts["recoveries kept"]
+
+
+def test_a_displaced_state_moves_its_memory_along():
+    simulator = Simulator(clip())
+    state = simulator.reset(t_s=2.0)
+    driver = ExpertDriver(clip())
+    for _ in range(6):
+        state = simulator.step(state, driver.plan(state))
+    assert state.past
+    same = displaced(simulator, state, Displacement(0.0, 0.0, (1.0, 1.0), 0.0), np.random.default_rng(0))
+    assert same.ego == state.ego
+    for (_, now), (_, before) in zip(same.past, state.past, strict=True):
+        np.testing.assert_allclose(now.as_array(), before.as_array(), atol=1e-9)
+    aside = displaced(simulator, state, Displacement(0.4, 0.2, (0.5, 0.5), 0.0), np.random.default_rng(1))
+    assert aside.ego.v == pytest.approx(0.5 * state.ego.v)
+    for (_, now), (_, before) in zip(aside.past, state.past, strict=True):
+        moved = points_to_ego(np.array([[now.x, now.y]]), _pose(aside.ego))
+        was = points_to_ego(np.array([[before.x, before.y]]), _pose(state.ego))
+        np.testing.assert_allclose(moved, 0.5 * was, atol=1e-9)  # half as fast, seen from the ego the same way back
+    off = Displacement(0.0, 0.0, (1.0, 1.0), 0.0)
+    assert displaced(simulator, state, dataclasses.replace(off, offset_m=1e3), np.random.default_rng(0)) is None
+
+
+def _pose(ego: EgoState) -> np.ndarray:
+    return np.array([ego.x, ego.y, ego.yaw])
 
 
 def test_replay_is_the_recorded_drive():

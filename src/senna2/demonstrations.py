@@ -2,15 +2,16 @@
 
 Per clip: its natural drive, drives from a perturbed start (moved sideways, turned a little, faster or slower: how to
 recover), branches in which the expert is forced to accelerate, brake or keep from some instant (counterfactual
-labels: a decision that was always right is not obeyed when it is forced), and drives in which a passenger says
-something and the expert obeys.
+labels: a decision that was always right is not obeyed when it is forced), recoveries from displaced states all along
+the drive (a policy that plans ten times a second ends up where no expert has been), and drives in which a passenger
+says something and the expert obeys.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from senna2.data.samples import samples_from_drive
 from senna2.data.store import write_part
 from senna2.decisions import f_k_plan
+from senna2.displaced import Displacement, displaced
 from senna2.drivers import Expert
 from senna2.rollouts import Record, drive
 from senna2.types import PLAN_STEPS, Array, Direction, EgoState, InputError, Observation, Samples, Speed
@@ -42,11 +44,13 @@ class Drives:
     every: int = 2
     branch_every: int = 10
     instructed: int = 1
+    recover_every: int = 0
     images: bool = True
     seed: int = 0
     offset_m: float = 0.35  # standard deviation of the sideways start offset
     yaw_rad: float = 0.03
     speed_share: tuple[float, float] = (0.8, 1.2)
+    displaced: Displacement = field(default_factory=Displacement)  # of the recoveries
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,22 @@ def _annotation(scene: Scene, t_F: Array) -> Array:
     return scene.expert.direction_E[nearest]
 
 
+class Experts:
+    """The expert of one clip, by what the passenger says: made once, since it looks at all futures before it drives."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.made = scene, dict[str, ExpertDriver]()
+
+    def fresh(self, said: str = "", force: Speed | None = None) -> ExpertDriver:
+        """With nothing under way; `force` as `ExpertDriver.force`."""
+        if said not in self.made:
+            self.made[said] = ExpertDriver(self.scene, said)
+        driver = self.made[said]
+        driver.reset()
+        driver.force = force
+        return driver
+
+
 def demonstrate(scene: Scene, drives: Drives) -> tuple[Samples | None, Counter[str]]:
     """All samples of one clip and the counts. Deterministic in (scene, drives).
 
@@ -115,14 +135,15 @@ def demonstrate(scene: Scene, drives: Drives) -> tuple[Samples | None, Counter[s
             f"clips.branch_every {drives.branch_every}: must be a multiple of clips.every ({drives.every}), "
             "for a branch begins at a sample"
         )
-    simulator = Simulator(scene)
+    simulator, experts = Simulator(scene), Experts(scene)
     rng = np.random.default_rng([drives.seed, scene.meta.seed & 0x7FFFFFFF])
     counts: Counter[str] = Counter()
     parts: list[Samples] = []
     turns: list[SimState] = []  # instants of the natural drive at which a passenger may speak
+    natural: list[SimState] = []
     for number in range(drives.drives):
         start = scene.expert.start() if number == 0 else _perturbed(scene.expert.start(), drives, rng)
-        states, observations, directions = _drive(simulator, simulator.reset(start), drives)
+        states, observations, directions = _drive(simulator, experts.fresh(), simulator.reset(start), drives)
         if states[-1].contacts:
             counts[CONTACT] += 1
             continue
@@ -130,10 +151,14 @@ def demonstrate(scene: Scene, drives: Drives) -> tuple[Samples | None, Counter[s
         if part is not None:
             parts.append(part)
         if number == 0:
+            natural = states
             turns = [s for s, o, d in zip(states, observations, directions, strict=True) if o and d not in LANE_CHANGES]
         if number == 0 and drives.branch_every:
-            parts += _branches(simulator, states, observations, directions, drives, counts)
-    parts += _instructed(simulator, turns, drives, counts)
+            parts += _branches(simulator, experts, states, observations, directions, drives, counts)
+    later = _instructed(simulator, experts, turns, drives, counts)
+    later += _recoveries(simulator, experts, natural, drives, counts)
+    # Where the frames stop growing another drive begins (`train.staleness.drives`): what began later comes first.
+    parts += sorted(later, key=lambda part: -int(part.frame_N[0]))
     counts["samples"] = sum(len(p) for p in parts)
     return (Samples.concatenate(parts) if parts else None), counts
 
@@ -151,15 +176,19 @@ def _perturbed(start: EgoState, drives: Drives, rng: np.random.Generator) -> Ego
 
 
 def _drive(
-    simulator: Simulator, state: SimState, drives: Drives, *, said: str = "", frames: int | None = None
+    simulator: Simulator,
+    driver: ExpertDriver,
+    state: SimState,
+    drives: Drives,
+    *,
+    said: str = "",
+    frames: int | None = None,
 ) -> tuple[list[SimState], list[Observation | None], list[int]]:
-    """The expert from `state` to the clip's end, observed every `drives.every` frames, obeying what is `said`.
+    """The expert from `state` to the clip's end, observed every `drives.every` frames; `said`: what it obeys.
 
     `frames`: observe only so many, and end a plan's length after them.
     """
     last = simulator.last_step if frames is None else min(simulator.last_step, state.step + frames + PLAN_STEPS)
-    driver = ExpertDriver(simulator.scene, said)
-    driver.reset()
     states: list[SimState] = []
     observations: list[Observation | None] = []
     directions: list[int] = []
@@ -195,7 +224,7 @@ def _samples(
 
 
 def _branches(
-    simulator: Simulator, states: Sequence[SimState], observations: Sequence[Observation | None],
+    simulator: Simulator, experts: Experts, states: Sequence[SimState], observations: Sequence[Observation | None],
     directions: Sequence[int], drives: Drives, counts: Counter[str],
 ) -> list[Samples]:  # fmt: skip
     """From every `branch_every`-th frame: the expert forced each way for a plan's length."""
@@ -204,9 +233,7 @@ def _branches(
         if observations[i] is None:
             continue
         for forced in (Speed.ACCELERATE, Speed.DECELERATE, Speed.KEEP):
-            driver = ExpertDriver(simulator.scene)
-            driver.reset()
-            driver.force = forced
+            driver = experts.fresh(force=forced)
             branch = [states[i]]
             while len(branch) <= PLAN_STEPS and not branch[-1].done:
                 branch.append(simulator.step(branch[-1], driver.plan(branch[-1])))
@@ -226,7 +253,9 @@ def _branches(
     return parts
 
 
-def _instructed(simulator: Simulator, turns: Sequence[SimState], drives: Drives, counts: Counter[str]) -> list[Samples]:
+def _instructed(
+    simulator: Simulator, experts: Experts, turns: Sequence[SimState], drives: Drives, counts: Counter[str]
+) -> list[Samples]:
     """Drives under a random wish in random words: from an instant of the natural drive (`turns`), where the obeying
     drive parts from the one that the same frame had without it, or from a perturbed start. Contact-free ones only."""
     rng = np.random.default_rng([drives.seed, simulator.scene.meta.seed & 0x7FFFFFFF, 1])  # others stay as they were
@@ -238,7 +267,9 @@ def _instructed(simulator: Simulator, turns: Sequence[SimState], drives: Drives,
         turn, from_natural = rng.random(), rng.random() < 0.5
         if from_natural and turns:
             start = turns[int(turn * len(turns))]
-        states, observations, directions = _drive(simulator, start, drives, said=said, frames=WISH_FRAMES)
+        states, observations, directions = _drive(
+            simulator, experts.fresh(said), start, drives, said=said, frames=WISH_FRAMES
+        )
         if len(states[-1].contacts) > 0:
             counts["instructed drives dropped: contact"] += 1
             continue
@@ -247,5 +278,26 @@ def _instructed(simulator: Simulator, turns: Sequence[SimState], drives: Drives,
             counts["instructed drives kept"] += 1
             counts["samples with an instruction"] += len(part)
             parts.append(part)
-    # Where the frames stop growing another drive begins (`train.staleness.drives`), so who spoke later comes first.
-    return sorted(parts, key=lambda part: -int(part.frame_N[0]))
+    return parts
+
+
+def _recoveries(
+    simulator: Simulator, experts: Experts, natural: Sequence[SimState], drives: Drives, counts: Counter[str]
+) -> list[Samples]:
+    """From every `recover_every`-th frame of the natural drive, displaced: the expert's way back, in its first two
+    observed frames. Contact-free ones only."""
+    rng = np.random.default_rng([drives.seed, simulator.scene.meta.seed & 0x7FFFFFFF, 2])  # others stay as they were
+    parts = []
+    for state in natural[: len(natural) - PLAN_STEPS : drives.recover_every] if drives.recover_every else ():
+        start = displaced(simulator, state, drives.displaced, rng)
+        if start is None:
+            counts["recoveries dropped: contact"] += 1
+            continue
+        states, observations, directions = _drive(simulator, experts.fresh(), start, drives, frames=drives.every)
+        part = None if states[-1].contacts else _samples(simulator, states, observations, directions)
+        if part is None:
+            counts["recoveries dropped: contact"] += 1
+            continue
+        counts["recoveries kept"] += 1
+        parts.append(part)
+    return parts

@@ -95,9 +95,18 @@ def test_a_tiny_study_from_clips_to_claims(tmp_path, capsys):
     assert tuple(found) == NAMES
     assert all(c["n_seeds"] == 2 and not c["held"] for c in found.values())  # three seeds are needed
     assert {p.name for p in (publish / "figures").iterdir()} == {
-        "figure-1.svg", "figure-4.svg", "figure-A1-senna.svg", "figure-A1-senna2.svg",
+        "captions.json", "figure-1.svg", "figure-4.svg", "figure-A1-senna.svg", "figure-A1-senna2.svg",
     }  # fmt: skip
     assert (out / "report.html").read_text().count("<video") == 6
     before = json.loads((out / "queue.json").read_text())
     assert main(words) == 0
     assert json.loads((out / "queue.json").read_text()) == before  # nothing ran again
+    # On another machine, with nothing but what was published: nothing is trained or driven, the tables are the same.
+    elsewhere = tmp_path / "elsewhere"
+    words[words.index(str(out))] = str(elsewhere)
+    assert main(words) == 0
+    assert not (elsewhere / "stages").exists()
+    again = json.loads((publish / "results.json").read_text())
+    assert again["policies"] == results["policies"]
+    assert again["evidence"] == results["evidence"]
+    assert again["clips"] == results["clips"]

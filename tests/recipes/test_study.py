@@ -9,8 +9,8 @@ import pytest
 from senna2.config import from_dict, to_dict
 from senna2.recipes import cache
 from senna2.recipes.results import Study, results, results_tiny, unguarded
+from senna2.recipes.rows import least_class_share, spoken
 from senna2.recipes.study import ARMS, FULL, SHOWN, SIDE, arm_recipe, clip_list, plan_study, shown_to
-from senna2.recipes.study_report import least_class_share
 from senna2.types import Plans, Rig, Samples
 from senna2.world.town.families import SHOWCASE, SPLITS
 
@@ -143,6 +143,6 @@ def _said(speed, direction) -> tuple[Samples, Plans]:
 )
 def test_the_most_neglected_class(speed, direction, least):
     samples, plans = _said(speed, direction)
-    found = least_class_share(samples, [plans, plans])
+    found = least_class_share([spoken(samples, plans)] * 2)
     assert found["value"] == pytest.approx(least)
     assert found["n_seeds"] == 2

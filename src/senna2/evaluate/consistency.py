@@ -7,6 +7,7 @@ Legend: N samples, C clips, S seeds, K counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -200,7 +201,8 @@ def consistency(samples: Samples, plans: PlansBySeed) -> dict[str, MetricValue]:
     for name, statistic in STATISTICS.items():
         units = Sums(names, tuple(seeds), counts_SCK, statistic)
         value = measure(units, n, "; ".join(s for s in (note, absent if name in averaged else "") if s))
-        out[name] = value if value.value is not None else missing("class on neither side", len(seeds))
+        # The units stay: another training seed may have the class.
+        out[name] = value if value.value is not None else replace(value, n=0, note="class on neither side")
     right_SCK = np.stack(agreement)[:, used]
     out["decision_accuracy"] = measure(Sums(names, tuple(seeds), right_SCK), int(right_SCK[0, :, 1].sum()), note)
     return out

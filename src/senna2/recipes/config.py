@@ -21,7 +21,8 @@ class Clips:
     `drives`: the expert's natural drive plus perturbed ones (start moved sideways, speed scaled: recovery data).
     `every`: frames between samples. `branch_every`: frames between instants at which the expert is forced to
     accelerate, brake or keep for 3 s (counterfactual labels); 0 for none. `instructed`: extra drives a clip under a
-    random instruction of a passenger, 5 s of each: by default about a fifth of the samples.
+    random instruction of a passenger, 5 s of each: by default about a fifth of the samples. `recover_every`: frames
+    between displaced states of the natural drive from which the expert shows the way back; 0 for none.
     """
 
     train: int
@@ -32,6 +33,7 @@ class Clips:
     every: int = 2
     branch_every: int = 10
     instructed: int = 1
+    recover_every: int = 0
 
 
 @dataclass(frozen=True)

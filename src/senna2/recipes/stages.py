@@ -173,8 +173,9 @@ def demonstration_samples(
     """
     c = recipe.clips
     drives = Drives(
-        drives=c.drives if training else 1, every=c.every, branch_every=c.branch_every if training else 0,
-        instructed=c.instructed if training else 0, images=True, seed=recipe.seed if drive_seed is None else drive_seed,
+        drives=c.drives if training else 1, every=c.every, images=True,
+        branch_every=c.branch_every if training else 0, instructed=c.instructed if training else 0,
+        recover_every=c.recover_every if training else 0, seed=recipe.seed if drive_seed is None else drive_seed,
     )  # fmt: skip
     keep_if_same(out, drives, FRAME_CODE, resume=resume)
     counts = collect(clips, out, drives, workers=workers, label=out.name)

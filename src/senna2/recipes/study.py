@@ -30,6 +30,7 @@ SHOWN = ("senna", "senna2")  # left and right in the showcase
 # Throughputs of one thread, for the estimates (docstring of recipes.results).
 PLANNER_S, VLM_S, BOTH_S, STAGE2_S = 1 / 88, 1 / 140, 1 / 64, 1 / 45
 CLIP_S, TRAIN_SAMPLES_S, TEST_SAMPLES_S, DRIVE_S, CHEAP_S, PLAN_S = 0.5, 2.1, 0.4, 1.65, 0.2, 0.0095
+ROW_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def _clip_jobs(study: Study, out: Path) -> list[Job]:
         how: dict[str, Any] = {"open_every": study.open_every} if kind == "test" else {}
         if kind == "train":
             how = {"drives": c.drives, "every": c.every, "branch_every": c.branch_every, "instructed": c.instructed,
+                   "recover_every": c.recover_every,
                    "seed": study.seed}  # fmt: skip
         cost = CLIP_S + {"train": TRAIN_SAMPLES_S, "test": TEST_SAMPLES_S}.get(kind, 0.0)
         for i in range(0, len(chosen), study.group):
@@ -167,7 +169,8 @@ def _stage3_training_s(stage: Stage3) -> float:
 def _measuring(
     study: Study, out: Path, label: str, name: str, seed: int, clips: dict[str, tuple[str, ...]], *, stage: str
 ) -> list[Job]:
-    """Plans for the open-loop samples, drives of the test clips and, of those shown, of the showcase."""
+    """Plans for the open-loop samples, drives of the test clips and, of those shown, of the showcase; what they come
+    to, as a row."""
     e = study.evaluation
     spec = str(work.stage_folder(out, seed, name) / "policy") if stage else name
     test = clip_list(study, "test")
@@ -191,6 +194,12 @@ def _measuring(
                 (spec, name, seed, out, kind, part, e.vlm_period_s if stage else None, file), (file,), how,
                 (*trained, clips[kind][i // study.group]), per_clip * len(part),
             ))  # fmt: skip
+    driven, shown = ([j.outputs[0] for j in jobs if j.name.startswith(f"{w}/")] for w in ("drives", "showcase"))
+    file = out / "rows" / label / f"{name}.npz"
+    jobs.append(Job(
+        f"rows/{label}/{name}", work.keep_row, (name, seed, out, test, settings, plans, driven, shown, file), (file,),
+        settings, tuple(j.name for j in jobs), ROW_S,
+    ))  # fmt: skip
     return jobs
 
 

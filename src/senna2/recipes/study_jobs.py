@@ -16,8 +16,9 @@ from senna2.demonstrations import Drives, Replay, collect
 from senna2.model.policy import DualSystem
 from senna2.provenance import write_json
 from senna2.recipes.config import Recipe
-from senna2.recipes.driven import drive_group, save_plans, save_rollouts
+from senna2.recipes.driven import drive_group, load_rollouts, save_plans, save_rollouts
 from senna2.recipes.measure import FORCED, chosen_samples, clip_shapes, configured, plan_policy
+from senna2.recipes.rows import measure_row, save_row
 from senna2.recipes.stages import new_policy, run_stage, with_adapter
 from senna2.train.stage1 import vlm_of
 from senna2.types import Decision, Direction, Samples
@@ -116,3 +117,14 @@ def drive_forced(
         maker = functools.partial(configured, spec, vlm_period_s=vlm_period_s, forced=decision)
         rollouts += drive_group(maker, f"{name} {speed.name.lower()}", folders(out, "test", clips), seed)
     save_rollouts(file, rollouts)
+
+
+def keep_row(
+    name: str, seed: int, out: Path, test: Sequence[Clip], settings: Mapping[str, int], plans: Path,
+    driven: Sequence[Path], shown: Sequence[Path], file: Path,
+) -> None:  # fmt: skip
+    """What the row's plans and drives come to, as one small file."""
+    samples = study_samples(out, test, settings["open"], images=False)
+    shapes = clip_shapes(folders(out, "test", test))
+    drives, showcase = ([r for f in files for r in load_rollouts(f)] for files in (driven, shown))
+    save_row(file, measure_row(name, seed, plans, drives, showcase, samples, shapes, settings["control"]))

@@ -8,33 +8,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from senna2.config import load_json, to_dict
-from senna2.decisions import coarse
-from senna2.evaluate.closed_loop import clip_row, closed_loop
-from senna2.evaluate.consistency import PATH_CLASSES, consistency, recorded
-from senna2.evaluate.control import control, nobody_listens, relative_speeds
-from senna2.evaluate.metrics import finite
-from senna2.evaluate.open_loop import open_loop
+from senna2.evaluate.kept import joined
 from senna2.evaluate.results import assemble, compare, write_results
+from senna2.evaluate.stats import Frames
 from senna2.provenance import provenance, write_json
 from senna2.recipes import study_jobs as work
 from senna2.recipes.claims import claims, evidence
-from senna2.recipes.driven import load_plans, load_rollouts
-from senna2.recipes.instructed import instructed_of
-from senna2.recipes.measure import FORCED, clip_shapes, headline
+from senna2.recipes.driven import load_rollouts
+from senna2.recipes.measure import FORCED, headline
 from senna2.recipes.queue import Queue, QueueError, run_queue
 from senna2.recipes.results import Study
-from senna2.recipes.study import BASELINES, FULL, SHOWN, SIDE, clip_list, plan_study
+from senna2.recipes.rows import SHOWCASE, Kept, Row, least_class_share, load_row
+from senna2.recipes.study import BASELINES, FULL, SHOWN, SIDE, plan_study
 from senna2.report.figures import forced_drives_figure, overview_figure, relative_speed_figure
 from senna2.report.markdown import results_page
 from senna2.report.media import Figure, Video
 from senna2.report.page import write_report
 from senna2.report.video import family_video
-from senna2.types import Array, InputError, Plans, Rollout, Samples, Speed, VehicleShape
+from senna2.types import Array, InputError, Rollout, Speed
 from senna2.workers import run_jobs
 from senna2.world.clip import load_clip
+from senna2.world.town.families import SHOWCASE as SHOWCASE_SEEDS
 
 COMPARED = (
     ("senna2", "senna@long"), ("senna2", "senna"), ("senna2@1", "senna"), ("senna2@2", "senna2@1"),
@@ -42,7 +37,6 @@ COMPARED = (
     ("senna2", "senna2@literal"), ("senna2@1", "senna2@1vlm"), ("senna2@1", "senna2@1none"),
     ("senna2@1", "constant_velocity"), ("senna2", "expert"),
 )  # fmt: skip
-SHOWCASE = " showcase"  # after a policy's name: the same policy on the showcase clips
 
 
 def run_study(
@@ -54,15 +48,27 @@ def run_study(
     """
     _open(out, study)
     queue = plan_study(study, out)
+    kept = None if publish is None else Kept(publish)
     failure: QueueError | None = None
     try:
-        run_queue(queue, side_by_side=workers, only=only)
+        wanted = only or unmeasured(study, queue, kept)
+        if wanted:
+            run_queue(queue, side_by_side=workers, only=wanted)
     except QueueError as error:
         failure = error
     written = write_study(study, queue, out, workers=workers, publish=publish)
     if failure is not None:
         raise failure
     return written
+
+
+def unmeasured(study: Study, queue: Queue, kept: Kept | None) -> list[str]:
+    """Jobs whose rows (and figures) are not kept under the same key; with what they need they are all that is left."""
+    rows = [n for n in row_jobs(queue) if kept is None or not kept.has(n, queue.keys[n])]
+    first = study.seeds[0]
+    figures = [f"forced/{first}/{name}" for name in SHOWN
+               if f"rows/{first}/{name}" in rows or _kept_figure(kept, f"figure-A1-{name}") is None]  # fmt: skip
+    return [*rows, *figures]
 
 
 def _open(out: Path, study: Study) -> None:
@@ -77,19 +83,20 @@ def _open(out: Path, study: Study) -> None:
 
 def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish: Path | None) -> dict[str, Any]:
     """results.json, claims.json, README.md, figures and report.html from the rows that are finished."""
-    found = gather(study, queue, out)
+    kept = None if publish is None else Kept(publish)
+    found = gather(study, queue, out, kept)
     if not found.suites:
         return {"queue": str(out / "queue.json"), "rows": "none is finished yet"}
     policies = found.suites
     pairs = [(a, b) for a, b in COMPARED if a in policies and b in policies]
     results = assemble(
-        provenance=provenance(study.seed),
+        provenance=provenance(study.seed, rows=found.origins),
         recipe={"name": study.name, "note": study.note, "config": to_dict(study)},
         seeds=study.seeds,
         policies=policies,
         clips=found.rows,
         comparisons=compare(policies, pairs),
-        timings_s=queue.seconds(),
+        timings_s={**found.seconds, **queue.seconds()},
     )
     proofs = evidence(policies)
     if found.least_class_share is not None:
@@ -98,24 +105,36 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     causes = publish / "causes.json" if publish is not None else out / "causes.json"
     judged = claims(results, load_json(causes) if causes.is_file() else None)
     figures = {"figure-1": overview_figure(results), **found.figures}
-    videos = _videos(found.shown, out, workers)
-    shown = {v.clip: f"videos/{v.path.name}" for v in videos}
+    videos = _videos(study, queue, out, workers)
     for row in results["clips"]:
-        seen = row["policy"].removesuffix(SHOWCASE) in SHOWN and row["seed"] == study.seeds[0]
-        row["video"] = shown.get(row["clip"]) if seen else None
+        row["video"] = _video_of(row, study, [folder for folder in (out, publish) if folder is not None])
     write_results(out / "results.json", results)
     write_json(out / "claims.json", judged)
+    words = {name: {"title": figure.title, "caption": figure.caption} for name, figure in figures.items()}
+    write_json(out / "figures" / "captions.json", words)
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         (folder / f"{name}.svg").write_text(figure.svg + "\n", encoding="utf-8")
-    words = {f"figures/{name}.svg": figure for name, figure in figures.items()}
-    (out / "README.md").write_text(results_page(results, judged, words), encoding="utf-8")
+    by_path = {f"figures/{name}.svg": figure for name, figure in figures.items()}
+    (out / "README.md").write_text(results_page(results, judged, by_path), encoding="utf-8")
     write_report(results, out, media=[*figures.values(), *videos])
     if publish is not None:
         _publish(out, publish)
     return {"report": str(out / "report.html"), "results": str(out / "results.json"),
             "claims": {k: _verdict(c) for k, c in judged["claims"].items()}, **headline(results)}  # fmt: skip
+
+
+def _video_of(row: Mapping[str, Any], study: Study, folders: Sequence[Path]) -> str | None:
+    """Of the clip that a family of the showcase shows, driven by the first seed."""
+    name = f"videos/{row['family']}.mp4"
+    shown = {f"{p}{SHOWCASE}" for p in SHOWN}
+    seen = (
+        row["policy"] in shown
+        and row["seed"] == study.seeds[0]
+        and row["scene_seed"] == SHOWCASE_SEEDS[row["family"]][0]
+    )
+    return name if seen and any((folder / name).is_file() for folder in folders) else None
 
 
 def _verdict(claim: Mapping[str, Any]) -> str:
@@ -143,101 +162,84 @@ def a_line_each(results: Mapping[str, Any]) -> str:
 
 
 class Found:
-    """What the finished jobs left."""
+    """What the finished jobs left, here and among the rows that are kept."""
 
     def __init__(self) -> None:
         self.suites: dict[str, Any] = {}
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Mapping[str, Any]] = []
         self.figures: dict[str, Figure] = {}
-        self.shown: dict[str, list[Rollout]] = {}  # of the first seed, the clip that each family shows
+        self.seconds: dict[str, float] = {}
+        self.origins: dict[str, Mapping[str, Any]] = {}
         self.least_class_share: dict[str, Any] | None = None
 
 
-def gather(study: Study, queue: Queue, out: Path) -> Found:
-    """Suites of every row that is finished, by the seeds that are."""
+def row_jobs(queue: Queue) -> list[str]:
+    return [n for n in queue.jobs if n.startswith("rows/")]
+
+
+def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
+    """Suites of every row that is finished, by the training seeds that are; `kept` gets those that are new here."""
     found = Found()
-    test = clip_list(study, "test")
-    if not all(queue.finished(n) for n in queue.jobs if n.startswith("clips/test/")):
-        return found
-    samples = work.study_samples(out, test, study.evaluation.open_samples, images=False)
-    shapes = clip_shapes(work.folders(out, "test", test))
-    forced: dict[str, dict[Speed, Array]] = {}
-    for name in (*BASELINES, *FULL, *SIDE):
-        labels = {0: work.NO_SEED} if name in BASELINES else {s: str(s) for s in study.seeds}
-        suites = _suites(study, queue, out, name, labels, samples, shapes, forced, found)
-        if suites:
-            found.suites[name] = suites
-        rollouts = _rollouts(queue, out, "showcase", name, labels)
-        if rollouts:
-            found.suites[name + SHOWCASE] = {"closed_loop": closed_loop(rollouts)}
-            found.rows += [{**clip_row(r), "policy": name + SHOWCASE} for r in rollouts]
-            found.shown[name] = _first_of_family(rollouts)
-    if all(name in forced for name in SHOWN):
-        found.figures["figure-4"] = relative_speed_figure({name: forced[name] for name in SHOWN})
+    rows: dict[str, list[Row]] = {}
+    for job in row_jobs(queue):
+        if queue.finished(job):
+            file = queue.jobs[job].outputs[0]
+            spent = {n: float(queue.state[n]["seconds"]) for n in queue.chosen([job]) if queue.finished(n)}
+            if kept is not None:
+                kept.keep(job, queue.keys[job], file, spent)
+        elif kept is not None and kept.has(job, queue.keys[job]):
+            file, spent = kept.file(job), kept.index[job]["seconds"]
+        else:
+            continue
+        row = load_row(file)
+        rows.setdefault(row.name, []).append(row)
+        found.rows += row.clips
+        found.seconds |= spent
+        found.origins[job] = {k: row.origin.get(k) for k in ("commit", "time", "platform")}
+    for name in (n for n in (*BASELINES, *FULL, *SIDE) if n in rows):
+        for who in (name, name + SHOWCASE):
+            parts = [row.policies[who] for row in rows[name] if who in row.policies]
+            if parts:
+                found.suites[who] = joined(parts)
+    spoken = [row.spoken for row in rows.get("senna2", []) if row.spoken is not None]
+    if spoken:
+        found.least_class_share = least_class_share(spoken)
+    speeds = {name: _relative_speeds(found.suites.get(name, {})) for name in SHOWN}
+    if all(speeds.values()):
+        found.figures["figure-4"] = relative_speed_figure(speeds)
     for name in SHOWN:
-        figure = _forced_figure(study, queue, out, name)
+        figure = _forced_figure(study, queue, out, name) or _kept_figure(kept, f"figure-A1-{name}")
         if figure is not None:
             found.figures[f"figure-A1-{name}"] = figure
     return found
 
 
-def _suites(
-    study: Study, queue: Queue, out: Path, name: str, labels: Mapping[int, str], samples: Samples,
-    shapes: Mapping[str, VehicleShape], forced: dict[str, dict[Speed, Array]], found: Found,
-) -> dict[str, Any]:  # fmt: skip
-    plans = {
-        seed: load_plans(out / "plans" / label / f"{name}.npz")
-        for seed, label in labels.items()
-        if queue.finished(f"plans/{label}/{name}")
-    }
-    suites: dict[str, Any] = {}
-    if plans:
-        own = {seed: p["own"] for seed, p in plans.items()}
-        suites["open_loop"] = open_loop(samples, own, shapes)
-        if any((p.vlm_speed_N >= 0).any() for p in own.values()):
-            suites["consistency"] = consistency(samples, own)
-        some = samples.take(slice(0, study.evaluation.control_samples))
-        if all("keep" in p for p in plans.values()):
-            by_speed = {s: {seed: p[s.name.lower()] for seed, p in plans.items()} for s in FORCED}
-            suites["control"] = control(some, by_speed, instructed_of(plans))
-            forced[name] = {
-                s: np.concatenate([relative_speeds(some, p) for p in of_seed.values()])
-                for s, of_seed in by_speed.items()
-            }
-        else:
-            suites["control"] = nobody_listens()
-        if name == "senna2":
-            found.least_class_share = least_class_share(samples, list(own.values()))
-    rollouts = _rollouts(queue, out, "drives", name, labels)
-    if rollouts:
-        suites["closed_loop"] = closed_loop(rollouts)
-        found.rows += [clip_row(r) for r in rollouts]
-    return suites
+def _relative_speeds(suites: Mapping[str, Any]) -> dict[Speed, Array]:
+    """Planned speed at 3 s over v₀ under each forced decision, all seeds (Figure 4)."""
+    values = {s: suites.get("control", {}).get(f"ratio_{s.name.lower()}") for s in FORCED}
+    return {s: v.units.values_M for s, v in values.items() if v is not None and isinstance(v.units, Frames)}
 
 
-def _rollouts(queue: Queue, out: Path, what: str, name: str, labels: Mapping[int, str]) -> list[Rollout]:
-    """Drives of the seeds that have all of theirs."""
-    rollouts = []
-    for label in labels.values():
-        jobs = [n for n in queue.jobs if n.startswith(f"{what}/{label}/{name}/")]
-        if jobs and all(queue.finished(n) for n in jobs):
-            for job in jobs:
-                rollouts += load_rollouts(out / f"{job}.npz")
-    return rollouts
+def _kept_figure(kept: Kept | None, name: str) -> Figure | None:
+    """The one published before: its drives are on another machine."""
+    if kept is None or not (kept.folder / "figures" / f"{name}.svg").is_file():
+        return None
+    words = load_json(kept.folder / "figures" / "captions.json")[name]
+    svg = (kept.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8").strip()
+    return Figure(words["title"], words["caption"], svg)
 
 
-def _first_of_family(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    first: dict[str, Rollout] = {}
-    seed = min(r.seed for r in rollouts)
-    for r in rollouts:
-        if r.seed == seed:
-            first.setdefault(r.family, r)
-    return list(first.values())
+def _rollouts(queue: Queue, out: Path, what: str, label: str, name: str) -> list[Rollout]:
+    """The drives of a row, if all of them are here."""
+    jobs = [n for n in queue.jobs if n.startswith(f"{what}/{label}/{name}/")]
+    if not jobs or not all(queue.finished(n) for n in jobs):
+        return []
+    return [r for job in jobs for r in load_rollouts(out / f"{job}.npz")]
 
 
 def _forced_figure(study: Study, queue: Queue, out: Path, name: str) -> Figure | None:
     seed = study.seeds[0]
-    own = _rollouts(queue, out, "drives", name, {seed: str(seed)})
+    own = _rollouts(queue, out, "drives", str(seed), name)
     if not queue.finished(f"forced/{seed}/{name}") or not own:
         return None
     rollouts = load_rollouts(out / "forced" / str(seed) / f"{name}.npz")
@@ -248,32 +250,21 @@ def _forced_figure(study: Study, queue: Queue, out: Path, name: str) -> Figure |
     return forced_drives_figure({None: [r for r in own if r.clip in driven], **modes}, name)
 
 
-def least_class_share(samples: Samples, plans: Sequence[Plans]) -> dict[str, Any]:
-    """How rarely the VLM says the class that it neglects most: its share among the decisions over its share among the
-    expert's labels, the smallest of the seven classes. Classes that the expert never has are left out."""
-    keep = recorded(samples)[0]
-    ratios = []
-    for what, classes in (("speed", 4), ("direction", len(PATH_CLASSES))):
-        label_N = np.asarray(getattr(samples, f"{what}_N"), int)
-        said_SN = np.stack([np.asarray(getattr(p, f"vlm_{what}_N"), int) for p in plans])
-        if what == "direction":
-            label_N, said_SN = np.asarray(coarse(label_N)), np.asarray(coarse(said_SN))
-        judged = keep & (label_N >= 0)
-        label = np.bincount(label_N[judged], minlength=classes) / max(judged.sum(), 1)
-        said = np.bincount(said_SN[:, judged][said_SN[:, judged] >= 0], minlength=classes)
-        share = said / max(said.sum(), 1)
-        ratios += [share[c] / label[c] for c in range(classes) if label[c] > 0]
-    return {"value": finite(min(ratios, default=float("nan"))), "ci95": None, "n": int(keep.sum()),
-            "n_seeds": len(plans)}  # fmt: skip
-
-
-def _videos(shown: Mapping[str, Sequence[Rollout]], out: Path, workers: int) -> list[Video]:
-    """The showcase's six clips of the first seed, `senna` left, `senna2` right."""
-    if not all(name in shown for name in SHOWN):
+def _videos(study: Study, queue: Queue, out: Path, workers: int) -> list[Video]:
+    """The showcase's six clips of the first seed, `senna` left, `senna2` right, where their drives are here."""
+    label = str(study.seeds[0])
+    shown = {name: _first_of_family(_rollouts(queue, out, "showcase", label, name)) for name in SHOWN}
+    if not all(shown.values()):
         return []
-    right = {r.clip: r for r in shown[SHOWN[1]]}
-    jobs = [(out, r, right[r.clip]) for r in shown[SHOWN[0]] if r.clip in right]
-    return run_jobs(_video, jobs, workers=workers, label="videos")
+    left, right = (shown[name] for name in SHOWN)
+    return run_jobs(_video, [(out, left[f], right[f]) for f in left], workers=workers, label="videos")
+
+
+def _first_of_family(rollouts: Sequence[Rollout]) -> dict[str, Rollout]:
+    first: dict[str, Rollout] = {}
+    for r in rollouts:
+        first.setdefault(r.family, r)
+    return first
 
 
 def _video(out: Path, left: Rollout, right: Rollout) -> Video:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,9 @@ from senna2.types import Samples
 class Stage2:
     """γ as in the paper. `vlm_lr_scale`: at lr 1e-5 a LoRA that starts at zero moves nothing in a short run [ours].
     `stale_max_s`: as in stage 1c, but off: d is the VLM's decision on the same frame, as the paper has it; an old one
-    that the road has overtaken would count as inconsistent."""
+    that the road has overtaken would count as inconsistent. `told`: which decision the planner is given with the
+    expert's trajectory: the VLM's "own", or the "label" [ours]: where the VLM was wrong the two do not belong together,
+    and a planner that is shown them learns to ignore decisions."""
 
     optim: Optim
     gamma: float = 1.0
@@ -44,12 +46,14 @@ class Stage2:
     lora_rank: int = 8
     lora_alpha: int = 16
     stale_max_s: float = 0.0
+    told: Literal["own", "label"] = "own"
     lane_change_by_speed: bool = True  # False: CHANGE LANE folded to a side in C; then it never agrees
     guards: AlignmentGuards = field(default_factory=AlignmentGuards)
     faithful: bool = False  # the paper's letter: one draw, samples as recorded, one lr, lane changes folded
 
     def effective(self) -> Stage2:
-        literal = replace(self, draws=1, careful=1.0, vlm_lr_scale=1.0, stale_max_s=0.0, lane_change_by_speed=False)
+        literal = replace(self, draws=1, careful=1.0, vlm_lr_scale=1.0, stale_max_s=0.0, told="own",
+                          lane_change_by_speed=False)  # fmt: skip
         return literal if self.faithful else self
 
 
@@ -91,7 +95,8 @@ class OpenLoopAlignment(SampleStage):
         tensors = Batch.from_samples(part, self.device)
         tokens = self.policy.encode(tensors)
         pick = torch.as_tensor(rows, device=said.speed_B.device)
-        f_vlm = self.policy.condition(said.hidden_BD[pick].detach(), said.speed_B[pick], said.direction_B[pick])
+        speed_b, direction_b, own_b = self._told(part, said.speed_B[pick], said.direction_B[pick])
+        f_vlm = self.policy.condition(said.hidden_BD[pick].detach(), speed_b, direction_b, own_b)
         planning_b = self.policy.planning_loss(
             tokens, f_vlm, tensors, seed=self.seed, step=step, draws=self.config.draws
         )
@@ -99,6 +104,21 @@ class OpenLoopAlignment(SampleStage):
         values["planning"] = float(planning_b.detach().sum()) / batch
         values["vlm"] = float(vlm_b.detach().sum()) / batch
         return {"planning": planning_b.sum() / batch, "vlm": self.config.gamma * vlm_b.sum() / batch}, values
+
+    def _told(
+        self, part: Samples, speed_b: torch.Tensor, direction_b: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What the planner is told of the samples it learns from, and whether it is the VLM's own (then the hidden
+        state goes with it). An UNKNOWN label leaves the VLM's."""
+        if self.config.told == "own":
+            return speed_b, direction_b, None
+        known = (part.speed_N >= 0) & (part.direction_N >= 0)
+        label = (torch.as_tensor(np.where(known, x, -1).astype(np.int64), device=speed_b.device)
+                 for x in (part.speed_N, part.direction_N))  # fmt: skip
+        told_speed_b, told_direction_b = (
+            torch.where(x >= 0, x, own) for x, own in zip(label, (speed_b, direction_b), strict=True)
+        )
+        return told_speed_b, told_direction_b, (told_speed_b == speed_b) & (told_direction_b == direction_b)
 
     def _values(
         self, data: Samples, said: VLMOutput, tau_BT2: torch.Tensor, agree_B: torch.Tensor, batch: int
