@@ -45,6 +45,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "smoke": "senna2.recipes.smoke:smoke",
         "laptop": "senna2.recipes.laptop:laptop",
         "results": "senna2.recipes.results:results",
+        "gpu": "senna2.recipes.gpu:gpu",
         "paper": "senna2.recipes.paper:paper",
     },
 }

@@ -311,6 +311,18 @@ def test_adapter_and_forced_decisions():
     assert (deaf.plan_batch(samples, Decision.fake()).speed_N == -1).all()
 
 
+def test_a_forced_decision_comes_without_the_vlms_state_even_where_it_would_have_said_the_same(monkeypatch):
+    """Else plans under several forced decisions would differ by the state too, which argues for one of them."""
+    samples, policy = Samples.fake(6), _policy(vlm=FakeVLM())
+    kept = []
+    condition = policy.condition
+    monkeypatch.setattr(policy, "condition", lambda *a: kept.append(a[3].tolist()) or condition(*a))
+    own = policy.plan_batch(samples)
+    policy.plan_batch(samples, Decision(Speed(int(own.vlm_speed_N[0])), Direction.UNKNOWN))
+    policy.plan_batch(samples, Decision(Speed.UNKNOWN, Direction.UNKNOWN))
+    assert kept == [[True] * 6, [False] * 6, [True] * 6]
+
+
 def test_a_fresh_adapter_is_a_no_op():
     samples = Samples.fake(4)
     policy = _policy(vlm=FakeVLM())

@@ -125,5 +125,5 @@ def test_a_recipe_may_come_from_anywhere(tmp_path, monkeypatch):
     assert load_recipe("mine:small") == dataclasses.replace(load_recipe("smoke"), name="small", seed=4)
     with pytest.raises(InputError, match="returns int, not a senna2"):
         load_recipe("mine:wrong")
-    with pytest.raises(InputError, match=r"unknown; there are \['laptop', 'paper', 'results', 'smoke'\]"):
+    with pytest.raises(InputError, match=r"unknown; there are \['gpu', 'laptop', 'paper', 'results', 'smoke'\]"):
         load_recipe("large")

@@ -12,7 +12,7 @@ from senna2.model.batch import Batch
 from senna2.train.distributed import Ranks
 from senna2.train.frames import RolloutFrames, flags, save_frames, select_frames
 from senna2.train.guards import DrivingGuards, off
-from senna2.train.levels import LowLevel, Stage3, Together, frozen_copy
+from senna2.train.levels import HighLevel, LowLevel, Stage3, Together, frozen_copy
 from senna2.train.loop import Optim
 from senna2.train.losses import disagreement_nll, l_eff, l_safe
 from senna2.train.stage1 import vlm_of
@@ -174,6 +174,18 @@ def test_lora_is_untouched_by_the_planners_losses_and_the_planner_by_the_vlms(ma
         assert touched
         assert all(n.startswith("vlm.") == (own == "vlm.") for n in touched), term
     assert loss["anchor"].item() == 0.0  # nothing has moved yet
+
+
+def test_the_vlm_learns_on_flagged_frames_or_on_all(make_policy, store):
+    policy = make_policy()
+    vlm_of(policy).add_lora()
+    frames = _thirds(store)
+    flagged = HighLevel(policy, frames, _settings(), 0)
+    every = HighLevel(policy, frames, dataclasses.replace(_settings(), high_on="all"), 0)
+    assert set(flagged.draw(0, 100).tolist()) == set(flagged.flagged.tolist()) < set(range(len(store)))
+    assert set(every.draw(0, 100).tolist()) == set(range(len(store)))
+    literal = dataclasses.replace(_settings(), high_on="all", faithful=True).effective()
+    assert literal.high_on == "flagged"
 
 
 def test_both_levels_in_one_step_learn_together(make_policy, store, tmp_path):

@@ -66,8 +66,10 @@ class Lockstep:
             lane.clock.now_s, lane.frame = float(observation.t_s), lane.frame + 1
         thoughts = self._think(lanes, samples)
         said = [None if t is None else t[0].decision for t in thoughts]
-        given = [given_decision(policy.forced, o, s) for o, s in zip(observations.values(), said, strict=True)]
-        speed_B, direction_B, own_B = (torch.as_tensor(c, device=policy.device) for c in columns(given, said))
+        told = [given_decision(policy.forced, o, s) for o, s in zip(observations.values(), said, strict=True)]
+        given = [decision for decision, _ in told]
+        own = np.array([own for _, own in told])
+        speed_B, direction_B, own_B = (torch.as_tensor(c, device=policy.device) for c in (*columns(given), own))
         held = [t[0].hidden_1D for t in thoughts if t is not None and t[0].hidden_1D is not None]
         hidden_BH = torch.cat(held).to(policy.device, torch.float32) if held else None
         batch = Batch.from_samples(samples, policy.device)

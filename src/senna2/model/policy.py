@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -24,7 +25,7 @@ from senna2.model.batch import Batch
 from senna2.model.config import PolicyConfig, check_rig
 from senna2.model.lockstep import Lockstep
 from senna2.model.memory import Bank, MemoryBank, SimulatedClock, Thought
-from senna2.model.override import Forced, columns, decisions, given_decision, merged
+from senna2.model.override import Forced, columns, decisions, given_decision, leaves_alone, merged
 from senna2.model.perception import Perception
 from senna2.model.planners.dit import DiT
 from senna2.model.rigs import RigFit, fit_rig
@@ -91,6 +92,7 @@ class DualSystem(nn.Module):
         if vlm is not None:
             self.attach_vlm(vlm)
         self.forced, self.any_rig = forced, any_rig
+        self.mixed: torch.dtype | None = None  # precision of encoder and planner; plans and losses stay in 32 bit
         self._fit: RigFit | None = None
         self.clock = SimulatedClock()
         self.memory: Bank = MemoryBank(config.vlm_period_s, self.clock)
@@ -178,6 +180,16 @@ class DualSystem(nn.Module):
         if self.perception is None:
             tokens, valid = self.encoder(batch)
             return SceneTokens(tokens, valid, None)
+        with self._autocast():
+            tokens = self._image_tokens(batch, augment)
+        queries, valid = tokens.queries_BQC, tokens.valid_BS
+        return SceneTokens(tokens.tokens_BSC.float(), valid, None if queries is None else queries.float())
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.mixed is None else torch.autocast(self.device.type, self.mixed)
+
+    def _image_tokens(self, batch: Batch, augment: tuple[int, int] | None) -> SceneTokens:
+        assert self.perception is not None
         tint = None
         if augment is not None and self.config.jitter > 0:
             u = diffusion.keyed_uniform(batch.index_B, *augment, (4,), diffusion.JITTER).to(self.device) * 2 - 1
@@ -206,13 +218,12 @@ class DualSystem(nn.Module):
         return cast(Tensor, self.adapter(hidden_BH, speed_B, direction_B, hidden_valid_B))
 
     def _denoise(self, x_BDK2: Tensor, t_BD: Tensor, tokens: SceneTokens, f_vlm: Tensor | None, batch: Batch) -> Tensor:
-        return cast(
-            Tensor,
-            self.planner(
+        with self._autocast():
+            out = self.planner(
                 x_BDK2, t_BD, tokens.tokens_BSC, tokens.valid_BS, motion_B4=batch.motion_B4,
                 navigation_B=batch.navigation_B, speed_limit_B=batch.speed_limit_B, f_vlm_BC=f_vlm,
-            ),
-        )  # fmt: skip
+            )  # fmt: skip
+        return cast(Tensor, out.float())
 
     def _reference(self, batch: Batch) -> Tensor:
         return diffusion.inertial_reference(batch.motion_B4[:, 0], self.config.plan_steps, self.config.plan_dt)
@@ -300,9 +311,9 @@ class DualSystem(nn.Module):
         if self.vlm is not None:
             thought, age = self.memory.read(lambda: self._think(samples, now_s))
         said = None if thought is None else thought.decision
-        decision = given_decision(self.forced, observation, said)
+        decision, own = given_decision(self.forced, observation, said)
         hidden = None if thought is None else thought.hidden_1D
-        points = self._plan(samples, hidden, *columns([decision], [said]), self._seed)[0].cpu().numpy()
+        points = self._plan(samples, hidden, *columns([decision]), np.array([own]), self._seed)[0].cpu().numpy()
         return Plan(
             trajectory=Trajectory(points, self.config.plan_dt).validate(),
             decision=None if self.config.adapter == "none" else decision,
@@ -328,11 +339,12 @@ class DualSystem(nn.Module):
             if answer is not None:
                 said = [*decisions(answer.speed_B, answer.direction_B)]
             given = [merged(s, decision) for s in said]
-            speed, direction, own = columns(given, said)
+            speed, direction = columns(given)
+            own = np.full(len(some), leaves_alone(decision))
             points = self._plan(some, None if answer is None else answer.hidden_BD, speed, direction, own, seed)
             if self.config.adapter == "none":
                 speed, direction = np.full_like(speed, -1), np.full_like(direction, -1)
-            own_speed, own_direction, _ = columns(said, said)
+            own_speed, own_direction = columns(said)
             parts.append((points.cpu().numpy(), speed, direction, own_speed, own_direction))
         points_NT2, *categories = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Plans(points_NT2, *(c.astype(np.int8) for c in categories)).validate()
@@ -359,8 +371,8 @@ class DualSystem(nn.Module):
     def _plan(
         self, samples: Samples, hidden_BH: Tensor | None, speed_B: Array, direction_B: Array, own_B: Array, seed: int
     ) -> Tensor:
-        """[ours] Where the decision given is not the VLM's own, its hidden state, which argues for the other one, is
-        replaced by the null token."""
+        """[ours] Where the decision given is not the VLM's own (`own_B`), its hidden state, which argues for another
+        one, is replaced by the null token."""
         batch = Batch.from_samples(samples, self.device)
         speed, direction = (torch.as_tensor(c, device=self.device) for c in (speed_B, direction_B))
         keep = torch.as_tensor(own_B, device=self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
+from typing import Literal
 
 from senna2.model.config import PolicyConfig
 from senna2.model.vlm.qwen import VLMConfig
@@ -50,7 +51,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run. `note` is printed in the report: what its numbers may be used for."""
+    """One run. `note` is printed in the report: what its numbers may be used for. `precision`: in which encoder and
+    planner calculate while they train (weights stay in 32 bit; the VLM's is `vlm.dtype`)."""
 
     name: str
     note: str
@@ -65,6 +67,7 @@ class Recipe:
     stage3: Stage3
     evaluation: Evaluation
     families: tuple[str, ...] = field(default=())  # empty: all of the town
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 def load_recipe(name: str) -> Recipe:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from senna2.abreast import drive_abreast
 from senna2.config import fingerprint, load_json, to_dict
 from senna2.data.qa import corpus
 from senna2.data.store import SampleStore
@@ -103,6 +104,7 @@ def run_stage(
         write_json(mark, identity)
     ranks.barrier()
     policy.to(ranks.device)
+    policy.mixed = torch.bfloat16 if recipe.precision == "bfloat16" else None
     common: dict[str, Any] = {"seed": recipe.seed, "ranks": ranks, "resume": resume, **loop}
     policy.train()
     if stage == "3":
@@ -134,9 +136,14 @@ def _stage_3(
         raise InputError("stage 3: needs clips to drive (--data DIR with clip folders)")
 
     def roll(now: DualSystem, folder: Path, on: Sequence[Path], seed: int, **more: Any) -> list[Rollout]:
-        now.eval().save_pretrained(folder, provenance(seed))
-        rollouts = drive_clips({"senna2": str(folder)}, [("senna2", clip) for clip in on], workers=workers, seed=seed,
-                               label="stage 3 drives", **more)  # fmt: skip
+        """On the CPU in worker processes, by a copy; on a GPU here, where the policy is."""
+        now.eval()
+        if now.device.type == "cpu":
+            now.save_pretrained(folder, provenance(seed))
+            rollouts = drive_clips({"senna2": str(folder)}, [("senna2", clip) for clip in on], workers=workers,
+                                   seed=seed, label="stage 3 drives", **more)  # fmt: skip
+        else:
+            rollouts = drive_abreast(now, list(on), policy_name="senna2", seed=seed, **more)
         now.train()
         return rollouts
 

@@ -45,6 +45,9 @@ class Stage3:
     retime_go: float = 1.0  # m/s² where it is too slow
     together: bool = False  # L_high + β L_low in one step, as printed; else the planner first, then the VLM
     beta: float = 1.0
+    # On which frames the VLM learns what the plan does: the paper's flagged ones, or "all" of the rollouts [ours]:
+    # decision and plan are to agree where nothing is wrong, too. Where they do L_high is 0 anyway.
+    high_on: Literal["flagged", "all"] = "flagged"
     lane_change_by_speed: bool = True  # L_high's direction is silent where the VLM says CHANGE LANE
     lora_rank: int = 8
     lora_alpha: int = 16
@@ -53,7 +56,7 @@ class Stage3:
 
     def effective(self) -> Stage3:
         literal = replace(self, lambda_eff=1.0, lambda_anchor=0.0, low_mode="literal", together=True,
-                          lane_change_by_speed=False)  # fmt: skip
+                          high_on="flagged", lane_change_by_speed=False)  # fmt: skip
         return literal if self.faithful else self
 
 
@@ -249,9 +252,10 @@ class HighLevel(_FrameStage):
         super().__init__(policy, frames, config, seed, heard)
         freeze_except(policy, (), lora=True)
         self.probe = np.random.default_rng(seed).permutation(self.unflagged)[:PROBE]
+        self.pool = self.flagged if self.config.high_on == "flagged" else np.arange(len(frames.samples))
 
     def draw(self, step: int, batch: int) -> Array:
-        return self.flagged[draw_indices(len(self.flagged), batch, step, self.seed)]
+        return self.pool[draw_indices(len(self.pool), batch, step, self.seed)]
 
     def loss(self, data: tuple[Array, Samples], step: int, batch: int) -> tuple[Loss, dict[str, float]]:
         index, samples = data
@@ -265,8 +269,8 @@ class HighLevel(_FrameStage):
         return {"high": high}, values
 
     def measure(self, step: int) -> dict[str, float]:
-        """What the VLM says (`says_`) on frames without a flag, from which it does not learn here, and what it said
-        (`said_`) there before the round; its entropy."""
+        """What the VLM says (`says_`) on frames without a flag, from which it does not learn by default, and what it
+        said (`said_`) there before the round; its entropy."""
         if len(self.probe) == 0 or self.heard.speed_N is None:
             return {}
         answer = vlm_of(self.policy).decide(self.frames.samples.take(self.probe))
