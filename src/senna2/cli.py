@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=_at_least(0), help="worker processes (default: as many as there are cores)")
     run.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     run.add_argument("--jobs", action="store_true", help="results: list the queue's jobs, their state and estimates")
-    run.add_argument("--only", nargs="+", default=[], metavar="JOB",
+    run.add_argument("--only", nargs="+", action="extend", default=[], metavar="JOB",
                      help="results: these jobs alone (shell patterns) and what they need")  # fmt: skip
     run.add_argument("--tiny", action="store_true", help="results: the same queue in a few minutes, to try it")
     run.add_argument("--limit", type=_at_least(1), help="results: this many test clips (default: the recipe's 480)")

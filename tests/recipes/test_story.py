@@ -9,6 +9,7 @@ from senna2.cli import main
 from senna2.evaluate.results import validate_results
 from senna2.recipes.claims import NAMES, validate_claims
 from senna2.recipes.results import results, results_tiny
+from senna2.recipes.stages import depends_on
 from senna2.recipes.study import BASELINES, FULL, SIDE, plan_study
 from senna2.recipes.study_report import a_line_each
 
@@ -53,6 +54,25 @@ def test_the_queue_is_listed(tmp_path, capsys):
     assert all(j["state"] == "waiting" and j["estimate_s"] > 0 for j in jobs)
 
 
+def test_jobs_may_be_named_one_by_one_or_together(tmp_path, capsys):
+    """`--only A --only B` is `--only A B`: the second does not silently take the first one's place."""
+    listed = []
+    for words in (["--only", "clips/tune/0", "--only", "clips/train/0"], ["--only", "clips/tune/0", "clips/train/0"]):
+        assert main(["run", "--recipe", "results", "--jobs", "--json", "--out", str(tmp_path), *words]) == 0
+        listed.append([j["job"] for j in json.loads(capsys.readouterr().out)["jobs"]])
+    assert listed == [["clips/train/0", "clips/tune/0"]] * 2
+
+
+def test_a_stage_under_way_does_not_mind_how_later_ones_are_set():
+    recipe = results()
+    other = dataclasses.replace(
+        recipe, stage2=dataclasses.replace(recipe.stage2, gamma=2.0), clips=dataclasses.replace(recipe.clips, test=3)
+    )
+    assert depends_on(recipe, "1b") == depends_on(other, "1b")
+    assert depends_on(recipe, "2") != depends_on(other, "2")
+    assert depends_on(recipe, "1b") != depends_on(dataclasses.replace(recipe, seed=5), "1b")
+
+
 def test_a_longer_test_list_keeps_what_was_driven(tmp_path, capsys):
     """`--limit` grows the study: whole jobs of clips stay as they were."""
 
@@ -61,7 +81,7 @@ def test_a_longer_test_list_keeps_what_was_driven(tmp_path, capsys):
         return plan_study(dataclasses.replace(results(), clips=clips), tmp_path).keys
 
     few, many = keys(120), keys(480)
-    assert {n.split("/")[0] for n in few if few[n] != many.get(n)} == {"plans"}  # samples are spread over all clips
+    assert {n.split("/")[0] for n in few if few[n] != many.get(n)} == {"plans", "rows"}  # spread over all clips
     assert sum(n.startswith("drives/0/senna2/") for n in few) == 2
     assert sum(n.startswith("drives/0/senna2/") for n in many) == 8
     assert main(["run", "--recipe", "results", "--jobs", "--json", "--limit", "120", "--out", str(tmp_path)]) == 0

@@ -65,6 +65,7 @@ def test_the_literal_reading_is_one_switch():
     literal = dataclasses.replace(CONFIG, faithful=True).effective()
     assert not literal.lane_change_by_speed
     assert (literal.draws, literal.careful, literal.vlm_lr_scale, literal.stale_max_s) == (1, 1.0, 1.0, 0.0)
+    assert (literal.told, CONFIG.told) == ("own", "label")
     assert CONFIG.effective() == CONFIG
 
 

@@ -35,7 +35,7 @@ def paper() -> Recipe:
                         stale_max_s=0.0),
         # Table A4: open-loop alignment, γ = 1
         stage2=Stage2(Optim(steps=5_000, batch=384, lr=1e-5, clip=NO_CLIP), gamma=1.0, draws=1, careful=1.0,
-                      vlm_lr_scale=1.0, faithful=True),
+                      vlm_lr_scale=1.0, told="own", faithful=True),
         # Table A5: closed-loop alignment, β = 1
         stage3=Stage3(Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP),
                       Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP), faithful=True),

@@ -18,13 +18,13 @@ def smoke() -> Recipe:
         note="This run proves that the machinery works from clip to report. It trains for seconds: "
         "its numbers mean nothing more, and no policy here has learned to drive.",
         seed=0,
-        clips=Clips(train=12, tune=2, test=6, rollout=4, drives=1, every=4, branch_every=20),
+        clips=Clips(train=12, tune=2, test=6, rollout=4, drives=1, every=4, branch_every=20, recover_every=4),
         vlm=VLMConfig(),
         policy=PolicyConfig(),
         stage1a=Stage1a(Optim(steps=40, batch=16, lr=1e-3, warmup=5)),
         stage1b=Stage1b(Optim(steps=60, batch=16, lr=1e-3, warmup=5)),
         stage1c=Stage1c(Optim(steps=20, batch=16, lr=3e-4)),
-        stage2=Stage2(Optim(steps=8, batch=16, lr=5e-5)),
+        stage2=Stage2(Optim(steps=8, batch=16, lr=2e-4)),
         stage3=Stage3(Optim(steps=8, batch=16, lr=2e-5), Optim(steps=4, batch=8, lr=1e-4)),
         evaluation=Evaluation(open_samples=64, control_samples=32, forced_clips=1, video_every=2),
     )

@@ -91,7 +91,7 @@ def run_stage(
     """
     ranks = ranks or Ranks()
     saved, training = out / "policy", out / "training"
-    identity = fingerprint({"recipe": to_dict(recipe), "stage": stage, "adapter": policy.config.adapter})
+    identity = fingerprint({"stage": stage, "adapter": policy.config.adapter, **depends_on(recipe, stage)})
     mark = training / "identity.json"
     if resume and mark.exists() and load_json(mark) != identity:
         raise InputError(f"{training}: belongs to another recipe or seed; drop --resume or choose another --out")
@@ -126,6 +126,13 @@ def run_stage(
         policy.save_pretrained(saved, provenance(recipe.seed, stage=stage, recipe=to_dict(recipe)))
     ranks.barrier()
     return saved
+
+
+def depends_on(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """What of a recipe a stage under way must not change; how later stages are set may, while it is."""
+    parts = ("seed", "vlm", "policy", "precision", f"stage{stage}")
+    more = {"rollout": recipe.clips.rollout} if stage == "3" else {}
+    return {name: to_dict(getattr(recipe, name)) for name in parts} | more
 
 
 def _stage_3(

@@ -32,21 +32,22 @@ from senna2.types import Samples
 
 @dataclass(frozen=True)
 class Stage2:
-    """γ as in the paper. `vlm_lr_scale`: at lr 1e-5 a LoRA that starts at zero moves nothing in a short run [ours].
-    `stale_max_s`: as in stage 1c, but off: d is the VLM's decision on the same frame, as the paper has it; an old one
-    that the road has overtaken would count as inconsistent. `told`: which decision the planner is given with the
-    expert's trajectory: the VLM's "own", or the "label" [ours]: where the VLM was wrong the two do not belong together,
-    and a planner that is shown them learns to ignore decisions."""
+    """γ as in the paper. `vlm_lr_scale`: a LoRA that starts at zero has to move in a short run [ours]. `careful`: as in
+    stage 1; above 1 the VLM learns to brake more often than it should. `stale_max_s`: as in stage 1c, but off: d is the
+    VLM's decision on the same frame, as the paper has it; an old one that the road has overtaken would count as
+    inconsistent. `told`: which decision the planner is given with the expert's trajectory: the VLM's "own", or the
+    "label" [ours]: where the VLM was wrong the two do not belong together, and a planner that is shown them learns to
+    ignore decisions (docs/decisions/stage-2-label.md)."""
 
     optim: Optim
     gamma: float = 1.0
     draws: int = 4
-    careful: float = 2.0
-    vlm_lr_scale: float = 10.0
+    careful: float = 1.0
+    vlm_lr_scale: float = 2.0
     lora_rank: int = 8
     lora_alpha: int = 16
     stale_max_s: float = 0.0
-    told: Literal["own", "label"] = "own"
+    told: Literal["own", "label"] = "label"
     lane_change_by_speed: bool = True  # False: CHANGE LANE folded to a side in C; then it never agrees
     guards: AlignmentGuards = field(default_factory=AlignmentGuards)
     faithful: bool = False  # the paper's letter: one draw, samples as recorded, one lr, lane changes folded
