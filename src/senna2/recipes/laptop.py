@@ -1,9 +1,10 @@
 """`laptop`: `senna` and `senna2` from scratch on two cores, and both measured on 60 core clips.
 
-Sizes follow what was measured about learning at this scale: imitation needs 20 to 40 thousand samples before it drives
-(open loop is good long before), stage 3 about 60 drives and 60 steps. Estimate in minutes of two quiet cores: clips and
-frames 9, 1a and 1b side by side 8, both 1c side by side 3, stage 2 1, stage 3 4, evaluation 6; 31 in all, and 22
-where clips and frames are still there from an earlier run into the same folder.
+Sizes follow what was measured about learning at this scale: imitation needs tens of thousands of samples before it
+drives (open loop is good long before), the VLM twice as many before it decides rightly, stage 3 about 60 drives and 60
+steps. Minutes of two cores, from the throughput of its stages (samples/s of a thread: 1a 140, 1b 110, 1c 72): clips and
+frames 4, 1a and 1b side by side 8, both 1c side by side 3, stage 2 2, stage 3 4, evaluation 6; 27 in all, and 23 where
+clips and frames are still there from an earlier run into the same folder.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ def laptop() -> Recipe:
         clips=Clips(train=300, tune=30, test=60, rollout=60, drives=2, every=4, branch_every=20, recover_every=4),
         vlm=VLMConfig(),
         policy=PolicyConfig(),
-        stage1a=Stage1a(Optim(steps=800, batch=32, lr=1e-3, weight_decay=1e-4, warmup=50)),
-        stage1b=Stage1b(Optim(steps=2400, batch=16, lr=1e-3, weight_decay=1e-4, warmup=50)),
-        stage1c=Stage1c(Optim(steps=600, batch=16, lr=3e-4, weight_decay=1e-4)),
-        stage2=Stage2(Optim(steps=100, batch=32, lr=2e-4)),
+        stage1a=Stage1a(Optim(steps=2000, batch=32, lr=1e-3, weight_decay=1e-4, warmup=50)),
+        stage1b=Stage1b(Optim(steps=3000, batch=16, lr=1e-3, weight_decay=1e-4, warmup=50)),
+        stage1c=Stage1c(Optim(steps=800, batch=16, lr=3e-4, weight_decay=1e-4)),
+        stage2=Stage2(Optim(steps=150, batch=32, lr=2e-4)),
         stage3=Stage3(Optim(steps=60, batch=48, lr=2e-5), Optim(steps=30, batch=24, lr=1e-4)),
         evaluation=Evaluation(open_samples=1200, control_samples=300, forced_clips=6, video_every=2),
     )

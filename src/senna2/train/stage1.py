@@ -190,9 +190,10 @@ class VlmStage(SampleStage):
         return found
 
     def guard(self, row: dict[str, float], step: int) -> None:
-        """Against a VLM that says one thing, and one that does not look."""
+        """Against a VLM that says one thing, and one that does not look. In the first half of the steps a sound one may
+        still be on the plateau where the text alone is read."""
         limits = self.config.guards
-        if "drop_when_shuffled" not in row or step + 1 < limits.after:
+        if "drop_when_shuffled" not in row or step + 1 < max(limits.after, self.config.optim.steps // 2):
             return
         said, right = ({c: row[f"{what}_{c}"] for c in SPEED_CLASSES} for what in ("says", "expert"))
         not_one_class(limits.most_one_class, said, right, "raise stage1a.balance, take a smaller lr or more clips")
