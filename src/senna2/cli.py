@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true")
 
     evaluate = verbs.add_parser("eval", help="measure policies: consistency, open loop, closed loop, control")
-    evaluate.add_argument("suite", choices=("consistency", "open", "closed", "control", "all"))
+    evaluate.add_argument("suite", choices=("consistency", "open", "closed", "control", "all", "perception"))
     evaluate.add_argument(
         "--policy", nargs="+", required=True, metavar="P", help="registered names or checkpoint folders"
     )
@@ -203,6 +203,11 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         done = train_verb(args.stage, args.recipe, start=args.start, data=args.data, out=args.out, seed=args.seed,
                           workers=args.workers, resume=args.resume, vlm=args.vlm)  # fmt: skip
+        return _emit(done, args.json)
+    if args.verb == "eval" and args.suite == "perception":
+        from senna2.recipes.perceive import perception_verb
+
+        done = perception_verb(args.policy, args.scenes, args.out, limit=args.limit, workers=args.workers)
         return _emit(done, args.json)
     if args.verb == "eval":
         from senna2.recipes.measure import eval_verb

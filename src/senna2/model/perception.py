@@ -76,6 +76,12 @@ class Perception(nn.Module):
         box, logits = _box_from_code(out[..., 1:8]), out[..., 8:]
         return out[..., 0].sigmoid(), box, logits
 
+    def trace(self, queries_BQC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """→ probability of a map line (B, Q), its points (B, Q, P, 2) in m, kind logits (B, Q, kinds)."""
+        out = self.line_head(queries_BQC[:, self.agents : -1])
+        points = out[..., 1 : 1 + 2 * LANE_POINTS].unflatten(-1, (LANE_POINTS, 2)) * SCALE_M
+        return out[..., 0].sigmoid(), points, out[..., 1 + 2 * LANE_POINTS :]
+
     def losses(self, queries_BQC: Tensor, batch: Batch) -> dict[str, Tensor]:
         """`agent`, `map`, `navigation`: (B,) each, finite also where there is nothing to see (then only "nothing there"
         is learned) and 0 where there is no route."""
