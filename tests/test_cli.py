@@ -188,6 +188,14 @@ def test_eval_writes_valid_results(run, whole_clip, tmp_path):
     assert [p.name for p in out_file.parent.iterdir()] == ["r.json"]
 
 
+def test_eval_perception_wants_a_checkpoint(run, whole_clip, tmp_path):
+    words = ("eval", "perception", "--policy", "idm", "--scenes", whole_clip, "--out", tmp_path / "p.json")
+    code, _, err = run(*words, "--workers", "0")
+    assert code == 2
+    assert "holds no checkpoint" in err
+    assert not (tmp_path / "p.json").exists()
+
+
 def test_eval_drives_once_a_vlm_period(run, whole_clip, tmp_path):
     """Safety against VLM rate: a row a period, and one for the driver that has no VLM."""
     torch.set_num_threads(1)

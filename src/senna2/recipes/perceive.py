@@ -56,9 +56,11 @@ def perception_verb(
     how = Found()
     write_json(out, {
         "schema": SCHEMA, "provenance": provenance(), "scenes": scenes, "samples": len(samples),
-        "definition": "Of the true boxes and lines within 60 m and the view of a camera (occluded ones too), those that "
-                      f"a query says with probability {how.probability:g} or more, of the same class, centres within "
-                      f"{how.box_m:g} m, points of lines within {how.line_m:g} m on average; one to one.",
+        "definition": (
+            "Of the true boxes and lines within 60 m and the view of a camera (occluded ones too), those that a query "
+            f"says with probability {how.probability:g} or more, of the same class, centres within {how.box_m:g} m, "
+            f"points of lines within {how.line_m:g} m on average; one to one."
+        ),
         "policies": {name: {m: v.to_json() for m, v in rates.items()} for name, rates in found.items()},
     })  # fmt: skip
     lines = {
