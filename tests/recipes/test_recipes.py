@@ -87,7 +87,7 @@ CHOICES_OF_OURS = {
     "policy.t_start", "stage1a.balance", "stage1b.careful", "stage1b.draws", "stage1b.perception_weight",
     "stage1c.careful", "stage1c.draws", "stage1c.expert_share", "stage1c.own_share", "stage1c.perception_weight",
     "stage1c.stale_max_s", "stage2.draws", "stage2.faithful", "stage2.told", "stage2.vlm_lr_scale",
-    "stage3.faithful",
+    "stage3.faithful", "stage3.high_on",
 }  # fmt: skip
 SIZES = {
     f"{place}.{name}" for place in TABLES for name in ("batch", "clip", "lr", "steps")

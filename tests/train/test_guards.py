@@ -181,7 +181,7 @@ BEFORE = {"progress": 0.9, "parked": 0.0, "off_road": 0.1}
     [
         (BEFORE, "within every limit"),
         (BEFORE | {"progress": 0.5}, "guard 'parked': progress"),
-        (BEFORE | {"parked": 0.3}, "guard 'parked': the share of tuning clips that are parked is 0.3, the limit 0.2"),
+        (BEFORE | {"parked": 0.3}, "guard 'parked': the share of tuning clips that are parked is 0.3, the limit 0.05"),
         (BEFORE | {"off_road": 0.4}, "guard 'run away': the share of tuning clips that are off road is 0.4, the limit"),
     ],
 )

@@ -34,7 +34,7 @@ def gpu(vlm: str = VLM) -> Recipe:
         stage1b=Stage1b(Optim(steps=20_000, batch=256, lr=1e-3, weight_decay=1e-4, warmup=500)),
         stage1c=Stage1c(Optim(steps=4000, batch=256, lr=3e-4, weight_decay=1e-4, accumulate=4)),
         stage2=Stage2(Optim(steps=1000, batch=128, lr=1e-4, accumulate=8)),
-        stage3=Stage3(Optim(steps=60, batch=48, lr=2e-5), Optim(steps=30, batch=24, lr=1e-4, accumulate=4), rounds=2),
+        stage3=Stage3(Optim(steps=60, batch=48, lr=1e-4), Optim(steps=120, batch=32, lr=1e-4, accumulate=4), rounds=2),
         evaluation=Evaluation(open_samples=5000, control_samples=1000, forced_clips=24),
         precision="bfloat16",
     )

@@ -38,6 +38,6 @@ def paper() -> Recipe:
                       vlm_lr_scale=1.0, told="own", faithful=True),
         # Table A5: closed-loop alignment, β = 1
         stage3=Stage3(Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP),
-                      Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP), faithful=True),
+                      Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP), high_on="flagged", faithful=True),
         evaluation=Evaluation(open_samples=3_600_000, control_samples=3_600_000, forced_clips=256, vlm_period_s=0.5),
     )  # fmt: skip

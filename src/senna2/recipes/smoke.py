@@ -25,7 +25,7 @@ def smoke() -> Recipe:
         stage1b=Stage1b(Optim(steps=60, batch=16, lr=1e-3, warmup=5)),
         stage1c=Stage1c(Optim(steps=20, batch=16, lr=3e-4)),
         stage2=Stage2(Optim(steps=8, batch=16, lr=2e-4)),
-        stage3=Stage3(Optim(steps=8, batch=16, lr=2e-5), Optim(steps=4, batch=8, lr=1e-4)),
+        stage3=Stage3(Optim(steps=8, batch=16, lr=1e-4), Optim(steps=4, batch=8, lr=1e-4)),
         evaluation=Evaluation(open_samples=64, control_samples=32, forced_clips=1, video_every=2),
     )
     return unguarded(recipe)  # after seconds of training nothing has learned what a guard looks for

@@ -45,9 +45,9 @@ class DrivingGuards:
     most_length: float | None = 1.5
     most_cross_track_m: float | None = 1.0
     most_one_class: float | None = 0.95
-    least_progress: float | None = 0.7
-    most_parked: float | None = 0.2
-    most_off_road: float | None = 0.2
+    least_progress: float | None = 0.9
+    most_parked: float | None = 0.05
+    most_off_road: float | None = 0.05
 
 
 Guards = TypeVar("Guards", VlmGuards, AlignmentGuards, DrivingGuards)

@@ -47,7 +47,7 @@ class Stage3:
     beta: float = 1.0
     # On which frames the VLM learns what the plan does: the paper's flagged ones, or "all" of the rollouts [ours]:
     # decision and plan are to agree where nothing is wrong, too. Where they do L_high is 0 anyway.
-    high_on: Literal["flagged", "all"] = "flagged"
+    high_on: Literal["flagged", "all"] = "all"
     lane_change_by_speed: bool = True  # L_high's direction is silent where the VLM says CHANGE LANE
     lora_rank: int = 8
     lora_alpha: int = 16
