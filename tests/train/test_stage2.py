@@ -14,7 +14,7 @@ from senna2.train.guards import AlignmentGuards, off
 from senna2.train.loop import Optim, train
 from senna2.train.stage1 import consistency_of, vlm_of
 from senna2.train.stage2 import OpenLoopAlignment, Stage2, run_2
-from senna2.types import Direction, Plans, Samples, Speed
+from senna2.types import Direction, InputError, Plans, Samples, Speed
 
 OPTIM = Optim(steps=3, batch=8, lr=1e-2, weight_decay=0.1, log_every=1)
 CONFIG = Stage2(OPTIM, draws=2, guards=off(AlignmentGuards()))
@@ -172,3 +172,43 @@ def test_f1_in_the_log_is_the_evaluations_and_shuffled_decisions_fall_to_the_flo
             else:
                 assert scores[f"f1_{name}"] == 1.0
         assert scores["f1_avg"] == pytest.approx(metrics["avg"].value, abs=1e-6)
+
+
+# --- forced decisions -------------------------------------------------------------------------------------------
+
+
+def _forced_stage(make_policy, store, share: float) -> OpenLoopAlignment:
+    """Every third sample is counterfactual."""
+    forced = np.arange(len(store)) % 3 == 0
+    known = {"speed_N": np.full(len(store), Speed.DECELERATE, np.int8), "direction_N": np.zeros(len(store), np.int8)}
+    store = type(store)(dataclasses.replace(store.states, counterfactual_N=forced, **known))
+    policy = make_policy()
+    vlm_of(policy).add_lora()
+    return OpenLoopAlignment(policy, store, dataclasses.replace(CONFIG, forced_share=share), seed=0)
+
+
+def test_forced_samples_are_drawn_by_their_share(make_policy, store):
+    stage = _forced_stage(make_policy, store, 0.5)
+    drawn = stage.store.states.counterfactual_N[np.concatenate([stage.draw(step, 64) for step in range(20)])]
+    assert drawn.mean() == pytest.approx(0.5, abs=0.05)
+    without = _forced_stage(make_policy, store, 0.0)
+    assert not without.store.states.counterfactual_N[without.draw(0, 64)].any()
+    with pytest.raises(InputError, match=r"stage2\.forced_share: 1.0 must lie in"):
+        _forced_stage(make_policy, store, 1.0)
+
+
+def test_on_a_forced_sample_the_planner_is_told_what_was_forced_and_the_vlm_learns_nothing(make_policy, store):
+    stage = _forced_stage(make_policy, store, 0.5)
+    data = stage.load(np.array([0, 3, 1, 2]))  # two forced, two not
+    said = stage.policy.ask(data)
+    speed, direction, own = stage._given(data, said)
+    assert speed[:2].tolist() == data.speed_N[:2].tolist()
+    assert speed[2:].tolist() == said.speed_B[2:].tolist()
+    assert direction[2:].tolist() == said.direction_B[2:].tolist()
+    assert own[2:].all()
+    assert (
+        own[:2].tolist() == ((said.speed_B[:2] == speed[:2]) & (said.direction_B[:2] == direction[:2])).tolist()
+    )  # the hidden state goes with a decision that is the VLM's own
+    loss, values = stage.loss(stage.load(np.array([0, 3, 6])), 0, 3)
+    assert "vlm" not in loss
+    assert values["said/keep"] == values["right"] == 0.0  # the log speaks of the VLM's own decisions

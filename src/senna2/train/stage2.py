@@ -27,7 +27,7 @@ from senna2.train.guards import AlignmentGuards, at_least, not_one_class
 from senna2.train.loop import Loss, Optim, train
 from senna2.train.stage1 import FULLY_TRAINED, SampleStage, Store, careful_weights, consistency_of, vlm_of
 from senna2.train.staleness import EarlierFrames
-from senna2.types import Samples
+from senna2.types import InputError, Samples
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Stage2:
     VLM's decision on the same frame, as the paper has it; an old one that the road has overtaken would count as
     inconsistent. `told`: which decision the planner is given with the expert's trajectory: the VLM's "own", or the
     "label" [ours]: where the VLM was wrong the two do not belong together, and a planner that is shown them learns to
-    ignore decisions (docs/decisions/stage-2-label.md)."""
+    ignore decisions (docs/decisions/stage-2-label.md). `forced_share` of the samples drawn [ours] are counterfactual
+    ones: d is what the expert was forced to do, on which the VLM learns nothing; where its own decision is the same its
+    hidden state goes with it, so that the planner learns to follow decisions that the road would not suggest."""
 
     optim: Optim
     gamma: float = 1.0
@@ -47,13 +49,14 @@ class Stage2:
     lora_rank: int = 8
     lora_alpha: int = 16
     stale_max_s: float = 0.0
+    forced_share: float = 0.0
     told: Literal["own", "label"] = "label"
     lane_change_by_speed: bool = True  # False: CHANGE LANE folded to a side in C; then it never agrees
     guards: AlignmentGuards = field(default_factory=AlignmentGuards)
     faithful: bool = False  # the paper's letter: one draw, samples as recorded, one lr, lane changes folded
 
     def effective(self) -> Stage2:
-        literal = replace(self, draws=1, careful=1.0, vlm_lr_scale=1.0, stale_max_s=0.0, told="own",
+        literal = replace(self, draws=1, careful=1.0, vlm_lr_scale=1.0, stale_max_s=0.0, told="own", forced_share=0.0,
                           lane_change_by_speed=False)  # fmt: skip
         return literal if self.faithful else self
 
@@ -70,8 +73,16 @@ class OpenLoopAlignment(SampleStage):
     def __init__(self, policy: DualSystem, store: Store, config: Stage2, seed: int) -> None:
         super().__init__("2", policy, store, seed, FULLY_TRAINED, lora=True)
         self.config = config = config.effective()
-        self.pool_N = np.flatnonzero(~store.states.counterfactual_N)
+        if not 0 <= config.forced_share < 1:
+            raise InputError(f"stage2.forced_share: {config.forced_share} must lie in [0, 1)")
+        forced_N = store.states.counterfactual_N
+        self.pool_N = np.flatnonzero(~forced_N)
         self.weights_N = careful_weights(store.states.take(self.pool_N), config.careful)
+        if config.forced_share > 0 and forced_N.any():
+            plain = np.ones(len(self.pool_N)) if self.weights_N is None else self.weights_N
+            shares = (1 - config.forced_share) * plain / plain.sum(), config.forced_share / forced_N.sum()
+            self.pool_N = np.concatenate([self.pool_N, np.flatnonzero(forced_N)])
+            self.weights_N = np.concatenate([shares[0], np.full(int(forced_N.sum()), shares[1])])
         self.earlier = EarlierFrames(store.states, config.stale_max_s)
 
     def loss(self, data: Samples, step: int, batch: int) -> tuple[Loss, dict[str, float]]:
@@ -80,15 +91,15 @@ class OpenLoopAlignment(SampleStage):
         tensors = Batch.from_samples(data, self.device)
         vlm = vlm_of(self.policy)
         said = self.policy.ask(self.seen_by_the_vlm(data, self.earlier, step)[0])
+        given = self._given(data, said)
         with torch.no_grad():
             tokens = self.policy.encode(tensors)
-            f_vlm = self.policy.condition(said.hidden_BD, said.speed_B, said.direction_B)
+            f_vlm = self.policy.condition(said.hidden_BD, *given)
             noise = self.policy.sample_noise(tensors.index_B, self.seed, step)
             tau_BT2 = self.policy.sample_plan(tokens, f_vlm, tensors, noise=noise, steps=2)
-        agree_B = consistency_of(
-            tau_BT2, said.speed_B, said.direction_B, lane_change_by_speed=self.config.lane_change_by_speed
-        )
-        values = self._values(data, said, tau_BT2, agree_B, batch)
+        agree_B = consistency_of(tau_BT2, *given[:2], lane_change_by_speed=self.config.lane_change_by_speed)
+        own = np.flatnonzero(~data.counterfactual_N)
+        values = self._values(data.take(own), said.take(own), tau_BT2[own], agree_B[own], batch)
         rows = np.flatnonzero(~agree_B.cpu().numpy())
         if len(rows) == 0:
             return None, values  # no gradient at all from consistent samples
@@ -96,30 +107,48 @@ class OpenLoopAlignment(SampleStage):
         tensors = Batch.from_samples(part, self.device)
         tokens = self.policy.encode(tensors)
         pick = torch.as_tensor(rows, device=said.speed_B.device)
-        speed_b, direction_b, own_b = self._told(part, said.speed_B[pick], said.direction_B[pick])
-        f_vlm = self.policy.condition(said.hidden_BD[pick].detach(), speed_b, direction_b, own_b)
+        f_vlm = self.policy.condition(said.hidden_BD[pick].detach(), *self._told(part, said, pick))
         planning_b = self.policy.planning_loss(
             tokens, f_vlm, tensors, seed=self.seed, step=step, draws=self.config.draws
         )
-        vlm_b = vlm.answer_nll(part, part.speed_N, part.direction_N)
+        learns = np.flatnonzero(~part.counterfactual_N)
+        if len(learns) == 0:
+            values["planning"] = float(planning_b.detach().sum()) / batch
+            return {"planning": planning_b.sum() / batch}, values
+        plain = part.take(learns)
+        vlm_b = vlm.answer_nll(plain, plain.speed_N, plain.direction_N)
         values["planning"] = float(planning_b.detach().sum()) / batch
         values["vlm"] = float(vlm_b.detach().sum()) / batch
         return {"planning": planning_b.sum() / batch, "vlm": self.config.gamma * vlm_b.sum() / batch}, values
 
+    def _given(self, data: Samples, said: VLMOutput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """d of each sample, (B,) speed and direction, and whether it is the VLM's own, so that its hidden state goes
+        with it: what the VLM says, or what a counterfactual one was forced to do."""
+        forced_B = torch.as_tensor(data.counterfactual_N, device=said.speed_B.device)
+        label = self._labels(data, said.speed_B.device)
+        own = (said.speed_B, said.direction_B)
+        speed_B, direction_B = (torch.where(forced_B & (x >= 0), x, o) for x, o in zip(label, own, strict=True))
+        return speed_B, direction_B, (speed_B == own[0]) & (direction_B == own[1])
+
     def _told(
-        self, part: Samples, speed_b: torch.Tensor, direction_b: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """What the planner is told of the samples it learns from, and whether it is the VLM's own (then the hidden
-        state goes with it). An UNKNOWN label leaves the VLM's."""
-        if self.config.told == "own":
-            return speed_b, direction_b, None
-        known = (part.speed_N >= 0) & (part.direction_N >= 0)
-        label = (torch.as_tensor(np.where(known, x, -1).astype(np.int64), device=speed_b.device)
-                 for x in (part.speed_N, part.direction_N))  # fmt: skip
-        told_speed_b, told_direction_b = (
-            torch.where(x >= 0, x, own) for x, own in zip(label, (speed_b, direction_b), strict=True)
+        self, part: Samples, said: VLMOutput, pick: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the planner is told of the samples it learns from, as `_given`. An UNKNOWN label leaves the VLM's."""
+        own = (said.speed_B[pick], said.direction_B[pick])
+        told = torch.as_tensor((self.config.told == "label") | part.counterfactual_N, device=own[0].device)
+        label = self._labels(part, own[0].device)
+        speed_b, direction_b = (torch.where(told & (x >= 0), x, o) for x, o in zip(label, own, strict=True))
+        return speed_b, direction_b, (speed_b == own[0]) & (direction_b == own[1])
+
+    @staticmethod
+    def _labels(data: Samples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """The expert's speed and direction (B,), -1 for both where one is UNKNOWN."""
+        known = (data.speed_N >= 0) & (data.direction_N >= 0)
+        speed, direction = (
+            torch.as_tensor(np.where(known, x, -1).astype(np.int64), device=device)
+            for x in (data.speed_N, data.direction_N)
         )
-        return told_speed_b, told_direction_b, (told_speed_b == speed_b) & (told_direction_b == direction_b)
+        return speed, direction
 
     def _values(
         self, data: Samples, said: VLMOutput, tau_BT2: torch.Tensor, agree_B: torch.Tensor, batch: int

@@ -6,6 +6,7 @@ Legend: B samples, D hidden size.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,12 @@ class VLMOutput:
     def direction_marginal_logp_B5(self) -> Tensor:
         """(B, 5) over the directions, whatever the speed. Raises InputError unless all were scored."""
         return self._joint().unflatten(1, (N_SPEED, N_DIRECTION)).logsumexp(1)
+
+    def take(self, rows: Any) -> VLMOutput:
+        """The samples at `rows` (indices)."""
+        index = torch.as_tensor(rows, device=self.speed_B.device)
+        there = {f.name: x for f in fields(self) if (x := getattr(self, f.name)) is not None}
+        return VLMOutput(**{name: x[index] for name, x in there.items()})
 
     @classmethod
     def concatenate(cls, parts: list[VLMOutput]) -> VLMOutput:
