@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,21 @@ def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
     return {
         "senna2": senna2.__version__,
         "commit": _commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shareable_command(sys.argv),
         "seed": seed,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         **more,
     }
+
+
+def shareable_command(argv: Sequence[str]) -> str:
+    """The command line with absolute paths cut to their last part: results are published, homes are nobody's business."""
+    words = [word if not Path(word).is_absolute() else Path(word).name for word in argv[1:]]
+    return " ".join([Path(argv[0]).name, *words])
 
 
 def _commit() -> str | None:
