@@ -35,9 +35,8 @@ def stages(tmp_path_factory):
     return folder
 
 
-def test_without_weights_it_says_so(capsys):
-    if registry.packaged():
-        pytest.skip("this version ships weights")
+def test_without_weights_it_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(demo, "packaged", dict)
     assert main(["demo"]) == 2
     assert "no weights are shipped with this version; train some" in capsys.readouterr().err
 
@@ -75,6 +74,21 @@ def test_weights_too_large_are_refused(stages, tmp_path, monkeypatch):
         pack_verb(stages, tmp_path / "weights")
     with pytest.raises(InputError, match="holds no checkpoint of senna"):
         pack_verb(tmp_path, tmp_path / "weights")
+
+
+def test_the_shipped_weights_load_by_name_and_drive_the_default_rig():
+    """They are those that the published rows were measured with: a policy of the package, for every user."""
+    shipped = registry.packaged()
+    assert list(shipped) == ["senna", "senna2"]
+    assert sum(f.stat().st_size for folder in shipped.values() for f in folder.rglob("*") if f.is_file()) < MOST_BYTES
+    samples = Samples.fake(2, Rig.default())
+    for name, adapter in (("senna", "decision"), ("senna2", "both")):
+        policy = make_policy(name)
+        assert policy.config.adapter == adapter
+        assert np.isfinite(policy.plan_batch(samples).points_NT2).all()
+        origin = json.loads((shipped[name] / "provenance.json").read_text())
+        assert origin["commit"]
+        assert "/" not in origin["command"].replace("train/0/", "")
 
 
 @pytest.mark.slow

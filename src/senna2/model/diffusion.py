@@ -124,6 +124,12 @@ def keyed_uniform(
     return torch.tensor(np.stack(rows) if rows else np.zeros((0, *shape), np.float32))
 
 
+def keyed_tint(index_B: Tensor, seed: int, step: int, jitter: float) -> Tensor:
+    """(B, 3) factors on the colour channels: one for brightness, a smaller one a channel for colour."""
+    u = keyed_uniform(index_B, seed, step, (4,), JITTER) * 2 - 1
+    return (1 + jitter * u[:, :1]) * (1 + 0.4 * jitter * u[:, 1:])
+
+
 def training_times(
     index_B: Tensor, seed: int, step: int, *, draws: int, steps: int, t_start: float, first_share: float
 ) -> Tensor:

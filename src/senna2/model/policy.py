@@ -190,12 +190,9 @@ class DualSystem(nn.Module):
 
     def _image_tokens(self, batch: Batch, augment: tuple[int, int] | None) -> SceneTokens:
         assert self.perception is not None
-        tint = None
+        tint, valid = None, None
         if augment is not None and self.config.jitter > 0:
-            u = diffusion.keyed_uniform(batch.index_B, *augment, (4,), diffusion.JITTER).to(self.device) * 2 - 1
-            # One factor for brightness, a smaller one a channel for colour.
-            tint = (1 + self.config.jitter * u[:, :1]) * (1 + 0.4 * self.config.jitter * u[:, 1:])
-        valid = None
+            tint = diffusion.keyed_tint(batch.index_B, *augment, self.config.jitter).to(self.device)
         if self._fit is None:
             image = self.encoder(batch, tint)
         else:
