@@ -7,14 +7,13 @@ seeds that were trained and measured on different days or machines come together
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from senna2.arrays import load_arrays, save_arrays
 from senna2.evaluate.consistency import STATISTICS, average_f1
 from senna2.evaluate.metrics import SUITES, MetricValue
 from senna2.evaluate.results import Suites
@@ -22,6 +21,7 @@ from senna2.evaluate.stats import Frames, Sums, Units, measure, ratio
 from senna2.types import Array, InputError
 
 SCHEMA = "senna2.suites/1"
+AGAIN = "delete it and measure again"
 
 
 def statistic_of(suite: str, metric: str) -> Callable[[Array], Array]:
@@ -105,14 +105,7 @@ def save_suites(path: Path, policies: Mapping[str, Suites], **more: Any) -> None
         for policy, suites in policies.items()
     }
     meta = {"schema": SCHEMA, "policies": table, "clips": lists, **more}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_arrays(path, arrays, meta)
 
 
 def _described(value: MetricValue, kept: Callable[[Array], str], lists: list[list[str]]) -> dict[str, Any]:
@@ -132,12 +125,8 @@ def _described(value: MetricValue, kept: Callable[[Array], str], lists: list[lis
 
 def load_suites(path: Path) -> tuple[dict[str, dict[str, dict[str, MetricValue]]], dict[str, Any]]:
     """(policies → suites, what else was stored). Raises `InputError` naming a file that is not one of `save_suites`."""
+    arrays, meta = load_arrays(path, SCHEMA, AGAIN)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        meta = json.loads(str(arrays.pop("meta")))
-        if meta.pop("schema") != SCHEMA:
-            raise ValueError(f"no '{SCHEMA}'")
         lists = [tuple(names) for names in meta.pop("clips")]
         policies = {
             policy: {
@@ -145,8 +134,8 @@ def load_suites(path: Path) -> tuple[dict[str, dict[str, dict[str, MetricValue]]
             }
             for policy, suites in meta.pop("policies").items()
         }
-    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
-        raise InputError(f"{path}: is no file of measured suites ({error}); delete it and measure again") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: is no file of measured suites ({error!r}); {AGAIN}") from error
     return policies, meta
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from senna2.abreast import drive_abreast
+from senna2.arrays import load_arrays, save_arrays
 from senna2.registry import make_policy
 from senna2.rollouts import PolicySpec, Record
 from senna2.types import Array, Contact, InputError, Plans, Rollout, VehicleShape
@@ -19,6 +18,7 @@ from senna2.workers import run_jobs
 
 GROUP = 16  # clips a job: two fillings of the lanes; fixed, so that the number of workers changes nothing
 SCHEMA = "senna2.rollouts/1"
+AGAIN = "delete it and run with --resume"
 _COLUMNS = (
     "t_F", "ego_F6", "plans_FT2", "decision_F2", "vlm_decision_F2", "decision_age_F", "speed_limit_F", "ttc_F",
     "progress_F", "off_road_F", "straddle_F", "boxes_FA6", "agent_classes_A", "expert_E4",
@@ -83,12 +83,12 @@ def save_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
         row["ego_shape"] = dataclasses.asdict(r.ego_shape)
         row["contacts"] = [dataclasses.asdict(c) for c in r.contacts]
         rows.append(row)
-    _save(path, arrays, {"schema": SCHEMA, "rollouts": rows})
+    save_arrays(path, arrays, {"schema": SCHEMA, "rollouts": rows})
 
 
 def load_rollouts(path: Path) -> list[Rollout]:
     """Raises `InputError` for a file that is not one of `save_rollouts`."""
-    arrays, meta = _load(path, SCHEMA)
+    arrays, meta = load_arrays(path, SCHEMA, AGAIN)
     out = []
     for i, row in enumerate(meta["rollouts"]):
         columns: dict[str, Any] = {}
@@ -109,33 +109,10 @@ PLANS_SCHEMA = "senna2.plans/1"
 def save_plans(path: Path, plans: Mapping[str, Plans], **more: Any) -> None:
     """Several sets of plans by name ("own", a forced decision …); `more` goes into the file as JSON."""
     arrays = {f"{k}.{f.name}": getattr(p, f.name) for k, p in plans.items() for f in dataclasses.fields(p)}
-    _save(path, arrays, {"schema": PLANS_SCHEMA, "names": list(plans), **more})
+    save_arrays(path, arrays, {"schema": PLANS_SCHEMA, "names": list(plans), **more})
 
 
 def load_plans(path: Path) -> dict[str, Plans]:
-    arrays, meta = _load(path, PLANS_SCHEMA)
+    arrays, meta = load_arrays(path, PLANS_SCHEMA, AGAIN)
     fields = [f.name for f in dataclasses.fields(Plans)]
     return {n: Plans(**{f: arrays[f"{n}.{f}"] for f in fields}).validate() for n in meta["names"]}
-
-
-def _save(path: Path, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _load(path: Path, schema: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        meta = json.loads(str(arrays.pop("meta")))
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); delete it and run with --resume") from error
-    if meta.get("schema") != schema:
-        raise InputError(f"{path}: schema '{meta.get('schema')}', expected '{schema}'; delete it and run with --resume")
-    return arrays, meta

@@ -1,0 +1,39 @@
+"""Arrays and a JSON description in one compressed npz: rollouts, plans and measured suites on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from senna2.types import Array, InputError
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+    """Written beside and renamed; `meta` must name its "schema"."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_arrays(path: Path, schema: str, fix: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """(arrays, meta without its schema). Raises `InputError` naming the file, what is wrong, and the `fix`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays.pop("meta")))
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {fix}") from error
+    found = meta.pop("schema", None)
+    if found != schema:
+        raise InputError(f"{path}: schema '{found}', expected '{schema}'; {fix}")
+    return arrays, meta
