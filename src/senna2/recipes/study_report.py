@@ -91,8 +91,8 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     pairs = [(a, b) for a, b in COMPARED if a in policies and b in policies]
     results = assemble(
         provenance=provenance(study.seed, rows=found.origins),
-        recipe={"name": study.name, "note": study.note, "config": to_dict(study)},
-        seeds=study.seeds,
+        recipe={"name": study.name, "note": _note(study, queue, found), "config": to_dict(study)},
+        seeds=[seed for seed in study.seeds if any(job.startswith(f"rows/{seed}/") for job in found.origins)],
         policies=policies,
         clips=found.rows,
         comparisons=compare(policies, pairs),
@@ -123,6 +123,19 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
         _publish(out, publish)
     return {"report": str(out / "report.html"), "results": str(out / "results.json"),
             "claims": {k: _verdict(c) for k, c in judged["claims"].items()}, **headline(results)}  # fmt: skip
+
+
+def _note(study: Study, queue: Queue, found: Found) -> str:
+    """What the tables may be used for, and what is missing in them."""
+    every = row_jobs(queue)
+    lacking = [job.removeprefix("rows/") for job in every if job not in found.origins]
+    clips = f"{study.clips.test} test clips"
+    if not lacking:
+        return f"{study.note} {clips.capitalize()}."
+    return (
+        f"{study.note} {clips.capitalize()}. Not finished: {len(every) - len(lacking)} of {len(every)} rows are "
+        f"measured (missing, as training seed/policy: {', '.join(lacking)})."
+    )
 
 
 def _video_of(row: Mapping[str, Any], study: Study, folders: Sequence[Path]) -> str | None:
@@ -169,7 +182,7 @@ class Found:
         self.rows: list[Mapping[str, Any]] = []
         self.figures: dict[str, Figure] = {}
         self.seconds: dict[str, float] = {}
-        self.origins: dict[str, Mapping[str, Any]] = {}
+        self.origins: dict[str, Mapping[str, Any]] = {}  # by row: "rows/<seed>/<policy>"
         self.least_class_share: dict[str, Any] | None = None
 
 
