@@ -83,6 +83,7 @@ def _open(out: Path, study: Study) -> None:
 
 def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish: Path | None) -> dict[str, Any]:
     """results.json, claims.json, README.md, figures and report.html from the rows that are finished."""
+    origin = provenance(study.seed)  # before anything is written: what is published may lie in the checkout itself
     kept = None if publish is None else Kept(publish)
     found = gather(study, queue, out, kept)
     if not found.suites:
@@ -90,7 +91,7 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     policies = found.suites
     pairs = [(a, b) for a, b in COMPARED if a in policies and b in policies]
     results = assemble(
-        provenance=provenance(study.seed, rows=found.origins),
+        provenance={**origin, "rows": found.origins},
         recipe={"name": study.name, "note": _note(study, queue, found), "config": to_dict(study)},
         seeds=[seed for seed in study.seeds if any(job.startswith(f"rows/{seed}/") for job in found.origins)],
         policies=policies,
