@@ -9,6 +9,7 @@ import torch
 from senna2.config import load_json
 from senna2.model.batch import Batch
 from senna2.model.policy import DualSystem, PolicyConfig
+from senna2.model.vlm.qwen import DrivingVLM
 from senna2.recipes.clips import make_clips
 from senna2.recipes.gpu import VLM, gpu, gpu_small
 from senna2.recipes.stages import demonstration_samples, new_policy, run_stage
@@ -23,15 +24,16 @@ def test_it_names_a_published_vlm_and_another_can_be_given():
     assert gpu().vlm.checkpoint == VLM
     assert gpu("a/b").vlm.checkpoint == "a/b"
     assert gpu().precision == "bfloat16"
-    small, whole = gpu_small(), gpu()
-    assert (small.policy, small.precision, small.vlm.dtype) == (whole.policy, whole.precision, whole.vlm.dtype)
+    small, whole = gpu_small("a/b"), gpu("a/b")
+    assert (small.policy, small.precision, small.vlm) == (whole.policy, whole.precision, whole.vlm)
 
 
 @pytest.mark.parametrize(
     "device", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=NEEDS_CUDA)]
 )
 def test_four_steps_of_every_stage(tmp_path, device):
-    recipe = gpu_small()
+    DrivingVLM.tiny(seed=0).save_pretrained(tmp_path / "vlm")
+    recipe = gpu_small(str(tmp_path / "vlm"))
     clips = make_clips("train", recipe.clips.train, tmp_path / "clips")
     store = demonstration_samples(recipe, clips, tmp_path / "samples", workers=0, training=True)
     ranks = Ranks(device=device)

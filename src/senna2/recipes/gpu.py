@@ -40,9 +40,10 @@ def gpu(vlm: str = VLM) -> Recipe:
     )
 
 
-def gpu_small() -> Recipe:
-    """The same with four steps a stage, a tiny VLM in bfloat16 and a handful of clips: does it run on this card?"""
-    whole = unguarded(gpu())
+def gpu_small(vlm: str) -> Recipe:
+    """The same with four steps a stage and a handful of clips, from the folder of a tiny VLM: does it run on this
+    card?"""
+    whole = unguarded(gpu(vlm))
 
     def few(optim: Optim) -> Optim:
         return dataclasses.replace(optim, steps=4, batch=8, warmup=0, accumulate=min(optim.accumulate, 2))
@@ -52,7 +53,6 @@ def gpu_small() -> Recipe:
         name="gpu_small",
         note="Four steps of every stage: it proves the machinery on this card, nothing else.",
         clips=Clips(train=2, tune=1, test=1, rollout=1, drives=1, every=8, branch_every=40, instructed=0),
-        vlm=VLMConfig(dtype="bfloat16"),
         stage1a=dataclasses.replace(whole.stage1a, optim=few(whole.stage1a.optim)),
         stage1b=dataclasses.replace(whole.stage1b, optim=few(whole.stage1b.optim)),
         stage1c=dataclasses.replace(whole.stage1c, optim=few(whole.stage1c.optim)),
