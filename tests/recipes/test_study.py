@@ -9,8 +9,9 @@ import pytest
 from senna2.config import from_dict, to_dict
 from senna2.recipes import cache
 from senna2.recipes.results import Study, results, results_tiny, unguarded
-from senna2.recipes.rows import least_class_share, spoken
+from senna2.recipes.rows import Kept, least_class_share, spoken
 from senna2.recipes.study import ARMS, FULL, SHOWN, SIDE, arm_recipe, clip_list, plan_study, shown_to
+from senna2.recipes.study_report import row_jobs, unmeasured
 from senna2.types import Plans, Rig, Samples
 from senna2.world.town.families import SHOWCASE, SPLITS
 
@@ -115,6 +116,25 @@ def test_clips_are_kept_while_settings_and_code_are_the_same(tmp_path, monkeypat
 def test_the_digest_is_of_code():
     assert cache.code_digest(("frames.py",)) != cache.code_digest(("decisions.py",))
     assert cache.code_digest(cache.CLIP_CODE) == cache.code_digest(cache.CLIP_CODE)
+
+
+# --- rows that are kept ------------------------------------------------------------------------------------
+
+
+def test_only_rows_that_are_not_kept_under_the_same_key_are_measured(tmp_path):
+    study = results_tiny()
+    queue, kept = plan_study(study, tmp_path / "out"), Kept(tmp_path / "docs")
+    (tmp_path / "row.npz").write_bytes(b"a row")
+    every = set(unmeasured(study, queue, None))
+    assert {n for n in every if n.startswith("rows/")} == set(row_jobs(queue))
+    job = f"rows/{study.seeds[1]}/senna2"
+    kept.keep(job, queue.keys[job], tmp_path / "row.npz", {"train/1/1a": 3.0})
+    again = Kept(tmp_path / "docs")  # as another machine finds it
+    assert again.file(job).read_bytes() == b"a row"
+    assert again.index[job]["seconds"] == {"train/1/1a": 3.0}
+    assert set(unmeasured(study, queue, again)) == every - {job}
+    other = dataclasses.replace(study, stage3=dataclasses.replace(study.stage3, lambda_anchor=2.0))
+    assert job in unmeasured(other, plan_study(other, tmp_path / "out"), again)  # a row of other settings
 
 
 # --- class shares -------------------------------------------------------------------------------------------
