@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from senna2.types import Array, EgoState
+from senna2.frames import poses_to_ego, poses_to_world
+from senna2.types import EgoState
+from senna2.world.judge import pose_of
 from senna2.world.sim import SimState, Simulator
 
 
@@ -43,8 +45,6 @@ def displaced(simulator: Simulator, state: SimState, how: Displacement, rng: np.
 
 def _carried(before: EgoState, ego: EgoState, moved: EgoState, stretch: float) -> EgoState:
     """An earlier ego state, carried over by the motion that takes `ego` to `moved`; its distance grows by `stretch`."""
-    back: Array = np.array([before.x - ego.x, before.y - ego.y]) * stretch
-    turn = moved.yaw - ego.yaw
-    c, s = math.cos(turn), math.sin(turn)
-    x, y = moved.x + c * back[0] - s * back[1], moved.y + s * back[0] + c * back[1]
-    return replace(before, x=float(x), y=float(y), yaw=math.remainder(before.yaw + turn, 2 * math.pi))
+    back_13 = poses_to_ego(pose_of(before)[None], pose_of(ego)) * (stretch, stretch, 1.0)
+    x, y, yaw = poses_to_world(back_13, pose_of(moved))[0].tolist()
+    return replace(before, x=x, y=y, yaw=yaw)

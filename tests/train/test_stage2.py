@@ -201,7 +201,7 @@ def test_on_a_forced_sample_the_planner_is_told_what_was_forced_and_the_vlm_lear
     stage = _forced_stage(make_policy, store, 0.5)
     data = stage.load(np.array([0, 3, 1, 2]))  # two forced, two not
     said = stage.policy.ask(data)
-    speed, direction, own = stage._given(data, said)
+    speed, direction, own = stage._decided(data, said, data.counterfactual_N)
     assert speed[:2].tolist() == data.speed_N[:2].tolist()
     assert speed[2:].tolist() == said.speed_B[2:].tolist()
     assert direction[2:].tolist() == said.direction_B[2:].tolist()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,5 +155,5 @@ def _restored(
         units = Frames(clips, seeds, values, clip, seed, kept["is_share"], kept["scale"])
     value = measure(units, kept["n"], kept["note"])
     if (suite, metric) == ("consistency", "ceiling"):
-        return MetricValue(value.value, value.ci95, value.n, [], value.note, units)
+        return replace(value, per_seed=[])
     return value

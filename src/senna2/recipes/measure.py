@@ -223,7 +223,7 @@ def eval_verb(
     workers = worker_count(workers)
     suites = ("consistency", "open", "closed", "control") if suite == "all" else (suite,)
     named = each_period(policy_names(specs), vlm_periods_s, suites)  # a wrong name fails before anything is driven
-    _writable(out)
+    check_writable(out)
     clips = resolve_scenes(scenes, out, limit=limit, workers=workers)
     shapes = clip_shapes(clips)
     samples = None
@@ -273,7 +273,7 @@ def each_period(
     return rows
 
 
-def _writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
     """`InputError` now rather than after an hour of driving."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from senna2.evaluate.stats import Sums, measure
 from senna2.model.policy import DualSystem
 from senna2.model.recall import COUNTED, Found, perceived
 from senna2.provenance import provenance, write_json
-from senna2.recipes.measure import open_loop_samples, policy_names, resolve_scenes
+from senna2.recipes.measure import check_writable, open_loop_samples, policy_names, resolve_scenes
 from senna2.recipes.stages import checkpoint_in
 from senna2.types import Array, Samples
 from senna2.workers import worker_count
@@ -44,7 +44,7 @@ def perception_verb(
     """Write the file, return its headline. Raises `InputError` for a policy that is no checkpoint or has no heads."""
     folders = {name: checkpoint_in(Path(spec)) for name, spec in policy_names(specs).items()}
     workers = worker_count(workers)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     clips = resolve_scenes(scenes, out, limit=limit, workers=workers)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as folder:

@@ -7,6 +7,7 @@ study that goes on elsewhere does not measure it again, and a row of other setti
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,9 +100,15 @@ class Kept:
         return self.index.get(job, {}).get("key") == key and self.file(job).is_file()
 
     def keep(self, job: str, key: str, file: Path, seconds: Mapping[str, float]) -> None:
-        """A copy of `file`; `seconds` of the jobs behind it."""
-        self.file(job).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, self.file(job))
+        """A copy of `file`, whole or not at all; `seconds` of the jobs behind it."""
+        target = self.file(job)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            shutil.copy2(file, fresh)
+            os.replace(fresh, target)
+        finally:
+            fresh.unlink(missing_ok=True)
         self.index[job] = {"key": key, "seconds": dict(seconds)}
         write_json(self.mark, dict(sorted(self.index.items())))
 

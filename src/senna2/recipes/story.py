@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,7 @@ from senna2.recipes.study_report import run_study
 from senna2.report.page import write_report
 from senna2.train.stage1 import vlm_of
 from senna2.types import InputError
-from senna2.workers import run_jobs
+from senna2.workers import run_jobs, worker_count
 
 PARTS = ("stages", "videos")  # clips and samples are kept by content
 COMPARED = (("senna2", "senna"), ("senna2", "senna2@2"), ("senna2@2", "senna2@1"), ("senna", "constant_velocity"))
@@ -50,7 +49,7 @@ def run_verb(
     `publish`)."""
     recipe = _chosen(name, seed, tiny, limit)
     out = Path("runs") / recipe.name if out is None else out
-    workers = os.cpu_count() or 1 if workers is None else max(1, workers)
+    workers = max(1, worker_count(workers))
     torch.set_num_threads(1)  # models this small gain little from two, and lose much where cores are shared
     if isinstance(recipe, Study):
         return run_study(recipe, out, workers=workers, only=only, publish=publish)

@@ -27,7 +27,7 @@ from senna2.train.guards import AlignmentGuards, at_least, not_one_class
 from senna2.train.loop import Loss, Optim, train
 from senna2.train.stage1 import FULLY_TRAINED, SampleStage, Store, careful_weights, consistency_of, vlm_of
 from senna2.train.staleness import EarlierFrames
-from senna2.types import InputError, Samples
+from senna2.types import Array, InputError, Samples
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class OpenLoopAlignment(SampleStage):
         tensors = Batch.from_samples(data, self.device)
         vlm = vlm_of(self.policy)
         said = self.policy.ask(self.seen_by_the_vlm(data, self.earlier, step)[0])
-        given = self._given(data, said)
+        given = self._decided(data, said, data.counterfactual_N)
         with torch.no_grad():
             tokens = self.policy.encode(tensors)
             f_vlm = self.policy.condition(said.hidden_BD, *given)
@@ -99,15 +99,16 @@ class OpenLoopAlignment(SampleStage):
             tau_BT2 = self.policy.sample_plan(tokens, f_vlm, tensors, noise=noise, steps=2)
         agree_B = consistency_of(tau_BT2, *given[:2], lane_change_by_speed=self.config.lane_change_by_speed)
         own = np.flatnonzero(~data.counterfactual_N)
-        values = self._values(data.take(own), said.take(own), tau_BT2[own], agree_B[own], batch)
+        values = self._values(data.speed_N[own], said.take(own), tau_BT2[own], agree_B[own], batch)
         rows = np.flatnonzero(~agree_B.cpu().numpy())
         if len(rows) == 0:
             return None, values  # no gradient at all from consistent samples
         part = data.take(rows)
         tensors = Batch.from_samples(part, self.device)
         tokens = self.policy.encode(tensors)
-        pick = torch.as_tensor(rows, device=said.speed_B.device)
-        f_vlm = self.policy.condition(said.hidden_BD[pick].detach(), *self._told(part, said, pick))
+        said = said.take(rows)
+        told = self._decided(part, said, part.counterfactual_N | (self.config.told == "label"))
+        f_vlm = self.policy.condition(said.hidden_BD.detach(), *told)
         planning_b = self.policy.planning_loss(
             tokens, f_vlm, tensors, seed=self.seed, step=step, draws=self.config.draws
         )
@@ -121,42 +122,28 @@ class OpenLoopAlignment(SampleStage):
         values["vlm"] = float(vlm_b.detach().sum()) / batch
         return {"planning": planning_b.sum() / batch, "vlm": self.config.gamma * vlm_b.sum() / batch}, values
 
-    def _given(self, data: Samples, said: VLMOutput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """d of each sample, (B,) speed and direction, and whether it is the VLM's own, so that its hidden state goes
-        with it: what the VLM says, or what a counterfactual one was forced to do."""
-        forced_B = torch.as_tensor(data.counterfactual_N, device=said.speed_B.device)
-        label = self._labels(data, said.speed_B.device)
-        own = (said.speed_B, said.direction_B)
-        speed_B, direction_B = (torch.where(forced_B & (x >= 0), x, o) for x, o in zip(label, own, strict=True))
-        return speed_B, direction_B, (speed_B == own[0]) & (direction_B == own[1])
-
-    def _told(
-        self, part: Samples, said: VLMOutput, pick: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the planner is told of the samples it learns from, as `_given`. An UNKNOWN label leaves the VLM's."""
-        own = (said.speed_B[pick], said.direction_B[pick])
-        told = torch.as_tensor((self.config.told == "label") | part.counterfactual_N, device=own[0].device)
-        label = self._labels(part, own[0].device)
-        speed_b, direction_b = (torch.where(told & (x >= 0), x, o) for x, o in zip(label, own, strict=True))
-        return speed_b, direction_b, (speed_b == own[0]) & (direction_b == own[1])
-
     @staticmethod
-    def _labels(data: Samples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The expert's speed and direction (B,), -1 for both where one is UNKNOWN."""
-        known = (data.speed_N >= 0) & (data.direction_N >= 0)
-        speed, direction = (
-            torch.as_tensor(np.where(known, x, -1).astype(np.int64), device=device)
-            for x in (data.speed_N, data.direction_N)
+    def _decided(data: Samples, said: VLMOutput, by_label_B: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Speed and direction (B,) of each sample, the expert's label (for a counterfactual one what was forced) where
+        `by_label_B` and none of it is UNKNOWN, else the VLM's; and whether they are the VLM's own, so that its hidden
+        state goes with them."""
+        known = by_label_B & (data.speed_N >= 0) & (data.direction_N >= 0)
+        where = said.speed_B.device
+        speed_B, direction_B = (
+            torch.where(
+                torch.as_tensor(known, device=where), torch.as_tensor(label.astype(np.int64), device=where), own
+            )
+            for label, own in ((data.speed_N, said.speed_B), (data.direction_N, said.direction_B))
         )
-        return speed, direction
+        return speed_B, direction_B, (speed_B == said.speed_B) & (direction_B == said.direction_B)
 
     def _values(
-        self, data: Samples, said: VLMOutput, tau_BT2: torch.Tensor, agree_B: torch.Tensor, batch: int
+        self, label_B: Array, said: VLMOutput, tau_BT2: torch.Tensor, agree_B: torch.Tensor, batch: int
     ) -> dict[str, float]:
         """Sums over the samples, over the global batch: agreement, and what the VLM says against the expert."""
         plan_speed_B, plan_path_B = f_k_plan(tau_BT2)
         agree = agree_B.cpu().numpy()
-        right = said.speed_B.cpu().numpy() == data.speed_N
+        right = said.speed_B.cpu().numpy() == label_B
         sums = {
             "consistent": agree.sum(),
             "coverage": (plan_speed_B >= 0).sum(),
@@ -165,8 +152,8 @@ class OpenLoopAlignment(SampleStage):
             "decision_entropy": said.speed_entropy_B.sum(),
             **agreement_counts(said.speed_B, said.direction_B, plan_speed_B, plan_path_B),
         }
-        n = len(data)
-        sums |= {f"expert/{c}": n * v for c, v in shares(data.speed_N).items()}
+        n = len(label_B)
+        sums |= {f"expert/{c}": n * v for c, v in shares(label_B).items()}
         sums |= {f"says/{c}": n * v for c, v in shares(said.speed_B).items()}
         return dict.fromkeys(NAMES, 0.0) | {name: float(value) / batch for name, value in sums.items()}
 
