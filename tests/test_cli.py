@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -215,6 +217,7 @@ def test_eval_drives_once_a_vlm_period(run, whole_clip, tmp_path):
     assert {(c["a"], c["b"]) for c in results["comparisons"]} == {(rows[1], rows[0]), (rows[2], rows[1])}
     for words_again, says in (
         (("eval", "open", *words[2:], "--vlm-period", "1"), "--vlm-period: is for `eval closed`"),
+        (("eval", "perception", *words[2:], "--vlm-period", "1"), "--vlm-period: is for `eval closed`"),
         ((*words, "--vlm-period", "0"), "--vlm-period 0: must be a positive"),
         ((*words[:3], "idm", *words[5:], "--vlm-period", "1"), "none of ['idm'] has a VLM"),
     ):
@@ -453,6 +456,15 @@ def test_a_run_never_clears_a_strangers_folder(run, tmp_path):
 
 def _no_space(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_reader_who_has_enough_is_no_error():
+    """`senna2 list | head -1`: the pipe is closed before the rest is written."""
+    words = "import sys, time; from senna2 import cli; time.sleep(0.5); sys.exit(cli.main(['list']))"
+    with subprocess.Popen([sys.executable, "-u", "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait() == 141
 
 
 def test_a_full_disk_keeps_the_old_results(run, whole_clip, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
@@ -163,6 +164,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("senna2: interrupted; what was finished is kept, --resume goes on", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output has enough of it (`senna2 … | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         print(
@@ -207,6 +211,8 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.verb == "eval" and args.suite == "perception":
         from senna2.recipes.perceive import perception_verb
 
+        if args.vlm_period:
+            raise InputError("--vlm-period: is for `eval closed`; the perception heads ask no VLM")
         done = perception_verb(args.policy, args.scenes, args.out, limit=args.limit, workers=args.workers)
         return _emit(done, args.json)
     if args.verb == "eval":

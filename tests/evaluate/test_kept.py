@@ -10,6 +10,7 @@ from senna2.evaluate.consistency import consistency
 from senna2.evaluate.control import control
 from senna2.evaluate.kept import joined, load_suites, save_suites
 from senna2.evaluate.open_loop import open_loop
+from senna2.recipes.rows import load_row
 from senna2.types import InputError, Plans, Rig, Rollout, Samples, Speed, VehicleShape
 
 
@@ -100,3 +101,6 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(2))
     with pytest.raises(InputError, match=r"other\.npz"):
         load_suites(tmp_path / "other.npz")
+    save_suites(tmp_path / "suites.npz", {})
+    with pytest.raises(InputError, match=r"suites\.npz: .* no row of a study: 'name' is missing"):
+        load_row(tmp_path / "suites.npz")

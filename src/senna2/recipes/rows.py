@@ -29,7 +29,7 @@ from senna2.provenance import provenance, write_json
 from senna2.recipes.driven import load_plans
 from senna2.recipes.instructed import instructed_of
 from senna2.recipes.measure import FORCED
-from senna2.types import Plans, Rollout, Samples, VehicleShape
+from senna2.types import InputError, Plans, Rollout, Samples, VehicleShape
 
 SHOWCASE = " showcase"  # after a policy's name: the same policy on the showcase clips
 
@@ -80,7 +80,10 @@ def save_row(path: Path, row: Row) -> None:
 def load_row(path: Path) -> Row:
     """Raises `InputError` naming a file that is none."""
     policies, more = load_suites(path)
-    return Row(more["name"], policies, more["rows"], more["spoken"], more["origin"])
+    try:
+        return Row(more["name"], policies, more["rows"], more["spoken"], more["origin"])
+    except KeyError as error:
+        raise InputError(f"{path}: holds measured suites, but is no row of a study: {error} is missing") from error
 
 
 # --- rows that are kept beside the tables ---------------------------------------------------------------------

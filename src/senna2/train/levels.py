@@ -12,6 +12,7 @@ import torch
 
 from senna2.decisions import f_k_plan
 from senna2.model.batch import Batch
+from senna2.model.diffusion import TOLD, keyed_uniform
 from senna2.model.policy import DualSystem
 from senna2.train.diagnostics import cross_track, plan_length, shares
 from senna2.train.distributed import Ranks, gather
@@ -21,7 +22,7 @@ from senna2.train.loop import Loss, Optim, TrainingError
 from senna2.train.losses import disagreement_nll, l_eff, l_retime, l_safe
 from senna2.train.sampling import draw_indices
 from senna2.train.stage1 import FULLY_TRAINED, PolicyStage, freeze_except, vlm_of
-from senna2.types import Array, Samples
+from senna2.types import Array, InputError, Samples
 
 PROBE = 48  # frames on which plans are compared with those of the start
 LEAST_PLAN_M = 1.0  # mean length of the plans of the start, under which their ratio says nothing
@@ -40,6 +41,9 @@ class Stage3:
     behind_m: float = 2.0
     lambda_eff: float = 0.1
     lambda_anchor: float = 1.0
+    # Of the frames that hold the policy, how many hold it to what it planned under a forced speed [ours]: L_safe is
+    # about plans under the VLM's own decisions, and blunts the answer to others.
+    forced_share: float = 0.0
     low_mode: Literal["literal", "retime"] = "literal"
     retime_brake: float = 1.5  # m/s² of the targets where it is risky
     retime_go: float = 1.0  # m/s² where it is too slow
@@ -55,7 +59,7 @@ class Stage3:
     faithful: bool = False
 
     def effective(self) -> Stage3:
-        literal = replace(self, lambda_eff=1.0, lambda_anchor=0.0, low_mode="literal", together=True,
+        literal = replace(self, lambda_eff=1.0, lambda_anchor=0.0, forced_share=0.0, low_mode="literal", together=True,
                           high_on="flagged", lane_change_by_speed=False)  # fmt: skip
         return literal if self.faithful else self
 
@@ -85,16 +89,24 @@ class _FrameStage(PolicyStage):
     def load(self, index: Array) -> tuple[Array, Samples]:
         return index, self.frames.samples.take(index)
 
-    def plan(self, policy: DualSystem, index: Array, tensors: Batch, step: int) -> torch.Tensor:
-        """τ_θ(o, d, z): the absolute plan in metres after both DDIM steps; z is fresh each step and keyed by frame."""
+    def plan(
+        self, policy: DualSystem, index: Array, tensors: Batch, step: int, forced_B: Array | None = None
+    ) -> torch.Tensor:
+        """τ_θ(o, d, z): the absolute plan in metres after both DDIM steps; z is fresh each step and keyed by frame.
+        d has the speed `forced_B` where that is not −1, and then comes without the VLM's features."""
         tokens = policy.encode(tensors)
-        speed = torch.as_tensor(self.frames.speed_N[index].astype(int), device=self.device)
+        speed_B = self.frames.speed_N[index].astype(int)
+        if forced_B is not None:
+            speed_B = np.where(forced_B >= 0, forced_B, speed_B)
+        speed = torch.as_tensor(speed_B, device=self.device)
         direction = torch.as_tensor(self.frames.direction_N[index].astype(int), device=self.device)
         rows = torch.as_tensor(index)
         hidden, agrees = (
             None if x is None else x[rows.to(x.device)].to(self.device)
             for x in (self.heard.hidden_ND, self.heard.agrees_N)
         )
+        if forced_B is not None and agrees is not None:
+            agrees = agrees & torch.as_tensor(forced_B < 0, device=self.device)
         f_vlm = policy.condition(hidden, speed, direction, agrees)
         noise = policy.sample_noise(tensors.index_B, self.seed, step)
         return policy.sample_plan(tokens, f_vlm, tensors, noise=noise, steps=2)
@@ -148,12 +160,22 @@ class LowLevel(_FrameStage):
         if len(index) == 0:
             return None, dict.fromkeys(self.terms, 0.0)
         tensors = Batch.from_samples(samples, self.device)
-        tau_BT2 = self.plan(self.policy, index, tensors, step)
-        found = self.low_terms(tau_BT2, index, tensors, step, batch)
+        forced_B = self.forced(index, step)
+        tau_BT2 = self.plan(self.policy, index, tensors, step, forced_B)
+        found = self.low_terms(tau_BT2, index, tensors, step, batch, forced_B)
         return found, {name: float(value.detach()) for name, value in found.items()}
 
+    def forced(self, index: Array, step: int) -> Array | None:
+        """(B,) the forced speed of each frame, −1 where the decision of the rollout stays: on all that are flagged."""
+        share = self.config.forced_share
+        if share == 0:
+            return None
+        u_B2 = keyed_uniform(self.frames.samples.index_N[index], self.seed, step, (2,), TOLD).numpy()
+        free_B = ~(self.frames.safe_N[index] | self.frames.slow_N[index])
+        return np.where(free_B & (u_B2[:, 0] < share), (4 * u_B2[:, 1]).astype(int), -1)
+
     def low_terms(
-        self, tau_BT2: torch.Tensor, index: Array, tensors: Batch, step: int, batch: int
+        self, tau_BT2: torch.Tensor, index: Array, tensors: Batch, step: int, batch: int, forced_B: Array | None = None
     ) -> dict[str, torch.Tensor]:
         """The terms of L_low, summed over the samples and divided by their number in the global batch."""
         c = self.config
@@ -164,7 +186,7 @@ class LowLevel(_FrameStage):
         held_BT2 = tau_BT2.detach()
         if c.low_mode == "retime" or (c.lambda_anchor > 0 and bool(free.any())):
             with torch.no_grad():
-                held_BT2 = self.plan(self.anchor, index, tensors, step)
+                held_BT2 = self.plan(self.anchor, index, tensors, step, forced_B)
         if c.low_mode == "retime":
             safe_B = l_retime(tau_BT2, held_BT2, -c.retime_brake)
             slow_B = l_retime(tau_BT2, held_BT2, c.retime_go)
@@ -223,6 +245,8 @@ class Together(LowLevel):
         heard: Heard | None = None,
     ) -> None:  # fmt: skip
         super().__init__(policy, anchor, frames, config, seed, heard)
+        if self.config.forced_share:
+            raise InputError("stage3.forced_share: goes with together=False; L_high judges the same plans")
         freeze_except(policy, FULLY_TRAINED, lora=True)
 
     def loss(self, data: tuple[Array, Samples], step: int, batch: int) -> tuple[Loss, dict[str, float]]:
