@@ -99,8 +99,8 @@ def f_k(
     step = xp.sqrt(dx * dx + dy * dy)
 
     v_raw = step / dt
-    v = _smooth(v_raw)  # 14 values
-    a = _smooth((v_raw[..., 1:] - v_raw[..., :-1]) / dt)  # 13 values, from raw speeds: smoothed once
+    v = smooth(v_raw)  # 14 values
+    a = smooth((v_raw[..., 1:] - v_raw[..., :-1]) / dt)  # 13 values, from raw speeds: smoothed once
     v_mean = _mean(v)
     speed = _speed(v_mean, a, order, a1_eps)
 
@@ -182,7 +182,7 @@ def _namespace(x: AnyArray) -> Any:
     return sys.modules["torch"] if type(x).__module__.partition(".")[0] == "torch" else np
 
 
-def _smooth(x: AnyArray) -> AnyArray:
+def smooth(x: AnyArray) -> AnyArray:
     """Centred mean of 5 along the last axis; the window shrinks at the ends: zeros would fake a braking."""
     xp, n, half = _namespace(x), x.shape[-1], SMOOTHING // 2
     ends = xp.zeros_like(x[..., :half])
@@ -201,7 +201,8 @@ def _mean(x: AnyArray) -> AnyArray:
     return total / x.shape[-1]
 
 
-def _by_speed(v_mean: AnyArray, table: tuple[tuple[float, float], ...]) -> AnyArray:
+def by_speed(v_mean: AnyArray, table: tuple[tuple[float, float], ...]) -> AnyArray:
+    """The table's value at each mean speed, m/s."""
     xp = _namespace(v_mean)
     value = xp.full_like(v_mean, table[0][1])
     for above, then in table[1:]:
@@ -221,7 +222,7 @@ def _has_run(flags: AnyArray) -> AnyArray:
 def _speed(v_mean: AnyArray, a: AnyArray, order: str, a1_eps: float) -> AnyArray:
     xp = _namespace(a)
     strong = xp.sqrt(_mean(a * a)) > A_RMS
-    s_a = _by_speed(v_mean, KEEP_SCALE)
+    s_a = by_speed(v_mean, KEEP_SCALE)
     accelerates = (a[..., 0] > -a1_eps) & _has_run(a > A_RUN) & (xp.amax(a, axis=-1) > A_PEAK) & strong
     decelerates = (a[..., 0] < a1_eps) & _has_run(a < -A_RUN) & (xp.amin(a, axis=-1) < -A_PEAK) & strong
     keeps = (xp.abs(_mean(a)) < A_RUN * s_a) & (xp.amax(xp.abs(a), axis=-1) < A_PEAK * s_a)
@@ -256,7 +257,7 @@ def _along(dx: AnyArray, dy: AnyArray, step: AnyArray, yaw_0: AnyArray) -> tuple
 
 def _path(v_mean: AnyArray, yaw_change: AnyArray, lateral: AnyArray) -> AnyArray:
     xp = _namespace(lateral)
-    s_y = _by_speed(v_mean, LATERAL)
+    s_y = by_speed(v_mean, LATERAL)
     left, right = xp.amax(lateral, axis=-1), -xp.amin(lateral, axis=-1)
     turns = yaw_change > YAW_CHANGE
     # Where both sides qualify the larger excursion wins; a dead heat is straight, so mirroring stays a law

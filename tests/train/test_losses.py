@@ -1,13 +1,14 @@
-"""The losses of stage 3 on plans: signs against finite differences, in points and through the whitened basis; the
-re-timed targets and where each loss leaves a plan that turns."""
+"""Losses on plans: the gap to a decision against f_K; signs of stage 3's against finite differences, in points and
+through the whitened basis; the re-timed targets and where each loss leaves a plan that turns."""
 
 import numpy as np
 import pytest
 import torch
 
+from senna2.decisions import f_k_plan
 from senna2.model.basis import PlanBasis
 from senna2.train.diagnostics import cross_track, plan_length, retimed
-from senna2.train.losses import l_eff, l_retime, l_safe
+from senna2.train.losses import decision_gap, l_eff, l_retime, l_safe
 
 T = 0.1 * torch.arange(1.0, 31.0, dtype=torch.float64)
 
@@ -135,3 +136,45 @@ def test_cross_track_by_hand():
     aside = tau + torch.tensor([0.0, 0.3])
     assert float(cross_track(aside, tau)) == pytest.approx(0.3)
     assert float(cross_track(tau, torch.zeros_like(tau))) < 1e-9  # the path of a standing plan: straight ahead
+
+
+def _plans(n: int, seed: int = 0) -> torch.Tensor:
+    """(n, 30, 2) driven with speeds 0 to 15 m/s and accelerations -3 to 3 m/s² that may change on the way."""
+    rng = np.random.default_rng(seed)
+    a = rng.uniform(-3, 3, (n, 1)) * rng.uniform(0, 1, (n, 1)) + rng.normal(0, 0.3, (n, 1)) * np.arange(30) / 10
+    v = np.maximum(0, rng.uniform(0, 15, (n, 1)) * rng.integers(0, 2, (n, 1)) + 0.1 * np.cumsum(a, 1))
+    x = 0.1 * np.cumsum(v, 1)
+    return torch.tensor(np.stack([x, 0.02 * x], -1))
+
+
+def test_a_plan_without_a_gap_is_what_f_k_calls_it():
+    tau = _plans(4000)
+    said = f_k_plan(tau)[0]
+    assert set(said.tolist()) == {-1, 0, 1, 2, 3}
+    for speed in range(4):
+        gap = decision_gap(tau, torch.full((len(tau),), speed))
+        assert (gap >= 0).all()
+        assert (said[gap == 0] == speed).all()
+        near = gap[said == speed]
+        # nearly all that f_K calls so lie within the margins of the inequalities
+        assert (near < 0.25).float().mean() > 0.95
+    assert (decision_gap(tau, torch.full((len(tau),), -1)) == 0).all()
+
+
+@pytest.mark.parametrize("speed", range(4))
+def test_the_gap_falls_to_nothing_by_a_small_change(speed):
+    """Down its gradient, in whitened coefficients as the planner has them, any plan becomes one of the class."""
+    tau = _plans(400, seed=1)
+    tau = tau[tau[:, -1, 0] > 0.5]  # a parked plan has no direction to go
+    basis = PlanBasis.fit(tau.float().numpy(), modes=6)
+    z = basis.encode(tau.float()).clone().requires_grad_()
+    before = f_k_plan(basis.decode(z.detach()))[0] == speed
+    optimiser = torch.optim.Adam([z], 0.05)
+    for _ in range(300):
+        optimiser.zero_grad()
+        decision_gap(basis.decode(z), torch.full((len(z),), speed)).sum().backward()
+        assert torch.isfinite(z.grad).all()
+        optimiser.step()
+    after = f_k_plan(basis.decode(z.detach()))[0] == speed
+    assert before.float().mean() < 0.7
+    assert after.float().mean() > 0.95

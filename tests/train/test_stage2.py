@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from senna2.evaluate.consistency import consistency
+from senna2.model.batch import Batch
 from senna2.train import stage2
 from senna2.train.diagnostics import CLASSES, agreement_counts, with_f1
 from senna2.train.distributed import Ranks
 from senna2.train.guards import AlignmentGuards, off
 from senna2.train.loop import Optim, train
+from senna2.train.losses import decision_gap
 from senna2.train.stage1 import consistency_of, vlm_of
 from senna2.train.stage2 import OpenLoopAlignment, Stage2, run_2
 from senna2.types import Direction, InputError, Plans, Samples, Speed
@@ -127,6 +129,29 @@ def test_the_planners_loss_does_not_reach_lora_nor_the_vlms_the_planner(stage, m
         touched = {n for n, g in zip(named, found, strict=True) if g is not None and bool(g.abs().sum() > 0)}
         assert touched
         assert not any(map(foreign, touched))
+
+
+def test_the_gap_to_the_decision_reaches_the_planner_alone(make_policy, store, monkeypatch):
+    _agree(monkeypatch, lambda n: np.arange(n) % 2 == 0)
+    policy = make_policy()
+    vlm_of(policy).add_lora()
+    stage = OpenLoopAlignment(policy, store, dataclasses.replace(CONFIG, gap_weight=0.5), 0)
+    data = stage.load(np.arange(8))
+    loss, values = stage.loss(data, 0, 8)
+    assert 0 < values["gap"] == loss["gap"].item()
+    named = stage.named_parameters()
+    found = torch.autograd.grad(loss["gap"], list(named.values()), retain_graph=True, allow_unused=True)
+    touched = {n for n, g in zip(named, found, strict=True) if g is not None and bool(g.abs().sum() > 0)}
+    assert touched
+    assert not any(n.startswith("vlm.") for n in touched)
+    # of the plans that are inconsistent, under the VLM's own decisions, over the whole batch
+    tensors = Batch.from_samples(data.take(np.arange(1, 8, 2)))
+    said = policy.ask(data).take(np.arange(1, 8, 2))
+    f_vlm = policy.condition(said.hidden_BD, said.speed_B, said.direction_B)
+    noise = policy.sample_noise(tensors.index_B, 0, 0)
+    tau = policy.sample_plan(policy.encode(tensors), f_vlm, tensors, noise=noise, steps=2)
+    by_hand = 0.5 * decision_gap(tau, said.speed_B).sum() / 8
+    assert loss["gap"].item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
 def test_the_log_tells_agreement_scores_and_gradients(make_policy, store, tmp_path):

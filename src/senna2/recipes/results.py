@@ -7,8 +7,8 @@ eight abreast 1.65 s, by a baseline 0.2 s; a clip made 0.5 s, its training sampl
 | part | a seed | in all |
 | --- | --- | --- |
 | clips: 800 train, 60 tune, 480 test, 126 showcase; samples of train and test, shared by all rows and seeds | | 2 600 |
-| 1a 128 k samples; 1a@long, prolonged by what stages 2 and 3 show the VLM | 1 950 | 5 900 |
-| 1b 160 k samples | 1 820 | 5 500 |
+| 1a 256 k samples; 1a@long, prolonged by what stages 2 and 3 show the VLM | 3 800 | 11 400 |
+| 1b 320 k samples | 3 640 | 10 900 |
 | 1c 32 k samples, four adapters | 2 000 | 6 000 |
 | 1c prolonged: senna2@1long by stage 2's samples, senna@long by those of stages 2 and 3 | 1 400 | 4 200 |
 | stage 2, 9.6 k samples | 210 | 600 |
@@ -17,8 +17,7 @@ eight abreast 1.65 s, by a baseline 0.2 s; a clip made 0.5 s, its training sampl
 | drives: five rows on 480 test clips, four on 240; showcase twice | 6 000 | 18 000 |
 | baselines and forced drives | | 800 |
 
-52 000 core-seconds: 7.2 hours of two quiet cores, 8.3 with the 15 % that two jobs side by side cost each other.
-The rest of the ten hours is for a stage that has to be run again.
+63 000 core-seconds: 8.7 hours of two quiet cores, 10 with the 15 % that two jobs side by side cost each other.
 """
 
 from __future__ import annotations
