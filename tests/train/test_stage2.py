@@ -135,7 +135,7 @@ def test_the_gap_to_the_decision_reaches_the_planner_alone(make_policy, store, m
     _agree(monkeypatch, lambda n: np.arange(n) % 2 == 0)
     policy = make_policy()
     vlm_of(policy).add_lora()
-    stage = OpenLoopAlignment(policy, store, dataclasses.replace(CONFIG, gap_weight=0.5), 0)
+    stage = OpenLoopAlignment(policy, store, dataclasses.replace(CONFIG, gap_weight=0.5, gap_on="all"), 0)
     data = stage.load(np.arange(8))
     loss, values = stage.loss(data, 0, 8)
     assert 0 < values["gap"] == loss["gap"].item()
@@ -150,8 +150,12 @@ def test_the_gap_to_the_decision_reaches_the_planner_alone(make_policy, store, m
     f_vlm = policy.condition(said.hidden_BD, said.speed_B, said.direction_B)
     noise = policy.sample_noise(tensors.index_B, 0, 0)
     tau = policy.sample_plan(policy.encode(tensors), f_vlm, tensors, noise=noise, steps=2)
-    by_hand = 0.5 * decision_gap(tau, said.speed_B).sum() / 8
-    assert loss["gap"].item() == pytest.approx(by_hand.item(), rel=1e-4)
+    gap_b = decision_gap(tau, said.speed_B).detach().numpy()
+    right_b = said.speed_B.numpy() == data.speed_N[1:8:2]
+    assert loss["gap"].item() == pytest.approx(0.5 * gap_b.sum() / 8, rel=1e-4)
+    stage.config = dataclasses.replace(stage.config, gap_on="right")
+    assert stage.loss(data, 0, 8)[1]["gap"] == pytest.approx(0.5 * (gap_b * right_b).sum() / 8, rel=1e-4)
+    assert 0 < right_b.sum() < 4
 
 
 def test_the_log_tells_agreement_scores_and_gradients(make_policy, store, tmp_path):

@@ -41,8 +41,8 @@ class Stage2:
     ignore decisions (docs/decisions/stage-2-label.md). `forced_share` of the samples drawn [ours] are counterfactual
     ones: d is what the expert was forced to do, on which the VLM learns nothing; where its own decision is the same its
     hidden state goes with it, so that the planner learns to follow decisions that the road would not suggest.
-    `gap_weight` [ours]: of `decision_gap`, which moves an inconsistent plan by the least change that makes it what d
-    says; the expert's trajectory alone does not say where the border is."""
+    `gap_weight` [ours]: of `decision_gap`, which moves an inconsistent plan until it is what d says, the expert's
+    trajectory alone not saying where the border is; on samples where d is the expert's label, or on "all"."""
 
     optim: Optim
     gamma: float = 1.0
@@ -54,6 +54,7 @@ class Stage2:
     stale_max_s: float = 0.0
     forced_share: float = 0.0
     gap_weight: float = 0.0
+    gap_on: Literal["right", "all"] = "right"
     told: Literal["own", "label"] = "label"
     lane_change_by_speed: bool = True  # False: CHANGE LANE folded to a side in C; then it never agrees
     guards: AlignmentGuards = field(default_factory=AlignmentGuards)
@@ -122,7 +123,9 @@ class OpenLoopAlignment(SampleStage):
             f_vlm = self.policy.condition(said.hidden_BD.detach(), speed_b, *more)
             keep = torch.as_tensor(rows, device=self.device)
             tau_bT2 = self.policy.sample_plan(tokens, f_vlm, tensors, noise=noise[keep], steps=2)
-            terms["gap"] = self.config.gap_weight * decision_gap(tau_bT2, speed_b)
+            label_b = torch.as_tensor(part.speed_N.astype(np.int64), device=self.device)
+            aim_b = speed_b if self.config.gap_on == "all" else torch.where(label_b == speed_b, speed_b, -1)
+            terms["gap"] = self.config.gap_weight * decision_gap(tau_bT2, aim_b)
         learns = np.flatnonzero(~part.counterfactual_N)
         if len(learns) > 0:
             plain = part.take(learns)
