@@ -12,7 +12,7 @@ eight abreast 1.65 s, by a baseline 0.2 s; a clip made 0.5 s, its training sampl
 | 1c 32 k samples, four adapters | 2 000 | 6 000 |
 | 1c prolonged: senna2@1long by stage 2's samples, senna@long by those of stages 2 and 3 | 1 400 | 4 200 |
 | stage 2, 9.6 k samples | 210 | 600 |
-| stage 3, default and literal losses: two rounds of 80 drives, judged on 60 tuning clips | 1 950 | 5 900 |
+| stage 3, default and literal losses: a round of 80 drives, judged on 60 tuning clips | 1 000 | 3 000 |
 | plans: nine rows, 5 000 samples and three forced decisions on 1 000; the rows made of it | 940 | 2 800 |
 | drives: five rows on 480 test clips, four on 240; showcase twice | 6 000 | 18 000 |
 | baselines and forced drives | | 800 |
@@ -64,8 +64,8 @@ def results() -> Study:
         stage1a=Stage1a(Optim(steps=8000, batch=32, lr=1e-3, weight_decay=1e-4, warmup=50)),
         stage1b=Stage1b(Optim(steps=20_000, batch=16, lr=1e-3, weight_decay=1e-4, warmup=100)),
         stage1c=Stage1c(Optim(steps=2000, batch=16, lr=3e-4, weight_decay=1e-4)),
-        stage2=Stage2(Optim(steps=300, batch=32, lr=2e-4)),
-        stage3=Stage3(Optim(steps=60, batch=48, lr=1e-4), Optim(steps=120, batch=32, lr=1e-4), rounds=2),
+        stage2=Stage2(Optim(steps=300, batch=32, lr=1e-4), gap_weight=0.1),
+        stage3=Stage3(Optim(steps=60, batch=48, lr=1e-4), Optim(steps=120, batch=32, lr=1e-4), forced_share=0.3),
         evaluation=Evaluation(open_samples=5000, control_samples=1000, forced_clips=24),
     )
 
