@@ -1,4 +1,4 @@
-"""Losses on plans: the gap to a decision against f_K; signs of stage 3's against finite differences, in points and
+"""Losses on plans: the shortfall from a decision against f_K; signs of stage 3's against finite differences, in points and
 through the whitened basis; the re-timed targets and where each loss leaves a plan that turns."""
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from senna2.decisions import f_k_plan
 from senna2.model.basis import PlanBasis
 from senna2.train.diagnostics import cross_track, plan_length, retimed
-from senna2.train.losses import decision_gap, l_eff, l_retime, l_safe
+from senna2.train.losses import decision_shortfall, l_eff, l_retime, l_safe
 
 T = 0.1 * torch.arange(1.0, 31.0, dtype=torch.float64)
 
@@ -147,22 +147,22 @@ def _plans(n: int, seed: int = 0) -> torch.Tensor:
     return torch.tensor(np.stack([x, 0.02 * x], -1))
 
 
-def test_a_plan_without_a_gap_is_what_f_k_calls_it():
+def test_a_plan_without_a_shortfall_is_what_f_k_calls_it():
     tau = _plans(4000)
     said = f_k_plan(tau)[0]
     assert set(said.tolist()) == {-1, 0, 1, 2, 3}
     for speed in range(4):
-        gap = decision_gap(tau, torch.full((len(tau),), speed))
-        assert (gap >= 0).all()
-        assert (said[gap == 0] == speed).all()
-        near = gap[said == speed]
+        shortfall = decision_shortfall(tau, torch.full((len(tau),), speed))
+        assert (shortfall >= 0).all()
+        assert (said[shortfall == 0] == speed).all()
+        near = shortfall[said == speed]
         # nearly all that f_K calls so lie within the margins of the inequalities
         assert (near < 0.25).float().mean() > 0.95
-    assert (decision_gap(tau, torch.full((len(tau),), -1)) == 0).all()
+    assert (decision_shortfall(tau, torch.full((len(tau),), -1)) == 0).all()
 
 
 @pytest.mark.parametrize("speed", range(4))
-def test_the_gap_falls_to_nothing_by_a_small_change(speed):
+def test_the_shortfall_falls_to_nothing_by_a_small_change(speed):
     """Down its gradient, in whitened coefficients as the planner has them, any plan becomes one of the class."""
     tau = _plans(400, seed=1)
     tau = tau[tau[:, -1, 0] > 0.5]  # a parked plan has no direction to go
@@ -172,7 +172,7 @@ def test_the_gap_falls_to_nothing_by_a_small_change(speed):
     optimiser = torch.optim.Adam([z], 0.05)
     for _ in range(300):
         optimiser.zero_grad()
-        decision_gap(basis.decode(z), torch.full((len(z),), speed)).sum().backward()
+        decision_shortfall(basis.decode(z), torch.full((len(z),), speed)).sum().backward()
         assert torch.isfinite(z.grad).all()
         optimiser.step()
     after = f_k_plan(basis.decode(z.detach()))[0] == speed

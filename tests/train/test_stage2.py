@@ -13,7 +13,7 @@ from senna2.train.diagnostics import CLASSES, agreement_counts, with_f1
 from senna2.train.distributed import Ranks
 from senna2.train.guards import AlignmentGuards, off
 from senna2.train.loop import Optim, train
-from senna2.train.losses import decision_gap
+from senna2.train.losses import decision_shortfall
 from senna2.train.stage1 import consistency_of, vlm_of
 from senna2.train.stage2 import OpenLoopAlignment, Stage2, run_2
 from senna2.types import Direction, InputError, Plans, Samples, Speed
@@ -131,16 +131,16 @@ def test_the_planners_loss_does_not_reach_lora_nor_the_vlms_the_planner(stage, m
         assert not any(map(foreign, touched))
 
 
-def test_the_gap_to_the_decision_reaches_the_planner_alone(make_policy, store, monkeypatch):
+def test_the_shortfall_to_the_decision_reaches_the_planner_alone(make_policy, store, monkeypatch):
     _agree(monkeypatch, lambda n: np.arange(n) % 2 == 0)
     policy = make_policy()
     vlm_of(policy).add_lora()
-    stage = OpenLoopAlignment(policy, store, dataclasses.replace(CONFIG, gap_weight=0.5, gap_on="all"), 0)
+    stage = OpenLoopAlignment(policy, store, dataclasses.replace(CONFIG, shortfall_weight=0.5, shortfall_on="all"), 0)
     data = stage.load(np.arange(8))
     loss, values = stage.loss(data, 0, 8)
-    assert 0 < values["gap"] == loss["gap"].item()
+    assert 0 < values["shortfall"] == loss["shortfall"].item()
     named = stage.named_parameters()
-    found = torch.autograd.grad(loss["gap"], list(named.values()), retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(loss["shortfall"], list(named.values()), retain_graph=True, allow_unused=True)
     touched = {n for n, g in zip(named, found, strict=True) if g is not None and bool(g.abs().sum() > 0)}
     assert touched
     assert not any(n.startswith("vlm.") for n in touched)
@@ -150,11 +150,11 @@ def test_the_gap_to_the_decision_reaches_the_planner_alone(make_policy, store, m
     f_vlm = policy.condition(said.hidden_BD, said.speed_B, said.direction_B)
     noise = policy.sample_noise(tensors.index_B, 0, 0)
     tau = policy.sample_plan(policy.encode(tensors), f_vlm, tensors, noise=noise, steps=2)
-    gap_b = decision_gap(tau, said.speed_B).detach().numpy()
+    shortfall_b = decision_shortfall(tau, said.speed_B).detach().numpy()
     right_b = said.speed_B.numpy() == data.speed_N[1:8:2]
-    assert loss["gap"].item() == pytest.approx(0.5 * gap_b.sum() / 8, rel=1e-4)
-    stage.config = dataclasses.replace(stage.config, gap_on="right")
-    assert stage.loss(data, 0, 8)[1]["gap"] == pytest.approx(0.5 * (gap_b * right_b).sum() / 8, rel=1e-4)
+    assert loss["shortfall"].item() == pytest.approx(0.5 * shortfall_b.sum() / 8, rel=1e-4)
+    stage.config = dataclasses.replace(stage.config, shortfall_on="right")
+    assert stage.loss(data, 0, 8)[1]["shortfall"] == pytest.approx(0.5 * (shortfall_b * right_b).sum() / 8, rel=1e-4)
     assert 0 < right_b.sum() < 4
 
 

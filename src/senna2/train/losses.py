@@ -9,7 +9,7 @@ from senna2.decisions import A_PEAK, A_RMS, A_RUN, KEEP_SCALE, RUN, V_STOP, WIND
 from senna2.train.diagnostics import retimed
 from senna2.types import PLAN_DT, Speed
 
-GAP_MARGIN = 0.05  # m/s², m/s: on this side of every threshold a plan is called so by f_K, whatever the rounding
+SHORTFALL_MARGIN = 0.05  # m/s², m/s: on this side of every threshold a plan is called so by f_K, whatever the rounding
 
 
 def l_safe(tau_BT2: torch.Tensor) -> torch.Tensor:
@@ -51,11 +51,11 @@ def disagreement_nll(
     return wrong_speed * speed_nll + wrong_side * direction_nll, wrong_speed | wrong_side
 
 
-def decision_gap(tau_BT2: torch.Tensor, speed_B: torch.Tensor) -> torch.Tensor:
+def decision_shortfall(tau_BT2: torch.Tensor, speed_B: torch.Tensor) -> torch.Tensor:
     """How far each plan is from being what f_K calls `speed_B`: the sum of what the inequalities of that class lack, in
     m/s² (m/s for those on the speed), with a small margin; 0 where all hold, and where the class is −1 [ours].
 
-    Every plan with gap 0 is called so by f_K. A plan that is parked has no gradient. Source of
+    Every plan without one is called so by f_K. A plan that is parked has no gradient. Source of
     the inequalities: paper section 3, `senna2.decisions.f_k`.
     """
     points = torch.cat([torch.zeros_like(tau_BT2[:, :1]), tau_BT2[:, : WINDOW - 1]], 1)
@@ -68,21 +68,23 @@ def decision_gap(tau_BT2: torch.Tensor, speed_B: torch.Tensor) -> torch.Tensor:
     rms = torch.sqrt((a * a).mean(1) + 1e-8)
 
     def pushes(a: torch.Tensor) -> torch.Tensor:
-        lacks = torch.relu(A_RUN + GAP_MARGIN - a).unfold(1, RUN, 1).mean(2).amin(1)  # of the run that lacks least
-        peak = torch.relu(A_PEAK + GAP_MARGIN - a.amax(1))
-        strong = torch.relu(A_RMS + GAP_MARGIN - rms)
-        return lacks + peak + strong + torch.relu(GAP_MARGIN - a[:, 0])
+        lacks = (
+            torch.relu(A_RUN + SHORTFALL_MARGIN - a).unfold(1, RUN, 1).mean(2).amin(1)
+        )  # of the run that lacks least
+        peak = torch.relu(A_PEAK + SHORTFALL_MARGIN - a.amax(1))
+        strong = torch.relu(A_RMS + SHORTFALL_MARGIN - rms)
+        return lacks + peak + strong + torch.relu(SHORTFALL_MARGIN - a[:, 0])
 
     def pushed(a: torch.Tensor) -> torch.Tensor:  # by how much all of these hold: f_K asks them first
         run = a.unfold(1, RUN, 1).amin(2).amax(1)
         least = torch.stack([run - A_RUN, a.amax(1) - A_PEAK, rms - A_RMS, a[:, 0]]).amin(0)
-        return torch.relu(least + GAP_MARGIN)
+        return torch.relu(least + SHORTFALL_MARGIN)
 
     calm = pushed(a) + pushed(-a)
-    keeps = torch.relu(a.mean(1).abs() - A_RUN * scale + GAP_MARGIN)
-    keeps = keeps + torch.relu(a.abs().amax(1) - A_PEAK * scale + GAP_MARGIN)
-    keeps = keeps + torch.relu(V_STOP + GAP_MARGIN - v_mean) + calm
-    stands = torch.relu(v_mean - V_STOP + GAP_MARGIN) + calm
+    keeps = torch.relu(a.mean(1).abs() - A_RUN * scale + SHORTFALL_MARGIN)
+    keeps = keeps + torch.relu(a.abs().amax(1) - A_PEAK * scale + SHORTFALL_MARGIN)
+    keeps = keeps + torch.relu(V_STOP + SHORTFALL_MARGIN - v_mean) + calm
+    stands = torch.relu(v_mean - V_STOP + SHORTFALL_MARGIN) + calm
     by_class = {Speed.ACCELERATE: pushes(a), Speed.DECELERATE: pushes(-a), Speed.KEEP: keeps, Speed.STOP: stands}
     gaps = torch.stack([by_class[speed] for speed in sorted(by_class)], 1)
     return torch.where(speed_B >= 0, gaps.gather(1, speed_B.clamp(min=0)[:, None])[:, 0], 0.0)

@@ -25,7 +25,7 @@ from senna2.train.diagnostics import COUNTED, SPEED_CLASSES, agreement_counts, s
 from senna2.train.distributed import Ranks
 from senna2.train.guards import AlignmentGuards, at_least, not_one_class
 from senna2.train.loop import Loss, Optim, train
-from senna2.train.losses import decision_gap
+from senna2.train.losses import decision_shortfall
 from senna2.train.stage1 import FULLY_TRAINED, SampleStage, Store, careful_weights, consistency_of, vlm_of
 from senna2.train.staleness import EarlierFrames
 from senna2.types import Array, InputError, Samples
@@ -41,7 +41,7 @@ class Stage2:
     ignore decisions (docs/decisions/stage-2-label.md). `forced_share` of the samples drawn [ours] are counterfactual
     ones: d is what the expert was forced to do, on which the VLM learns nothing; where its own decision is the same its
     hidden state goes with it, so that the planner learns to follow decisions that the road would not suggest.
-    `gap_weight` [ours]: of `decision_gap`, which moves an inconsistent plan until it is what d says, the expert's
+    `shortfall_weight` [ours]: of `decision_shortfall`, which moves an inconsistent plan until it is what d says, the expert's
     trajectory alone not saying where the border is; on samples where d is the expert's label, or on "all"."""
 
     optim: Optim
@@ -53,8 +53,8 @@ class Stage2:
     lora_alpha: int = 16
     stale_max_s: float = 0.0
     forced_share: float = 0.0
-    gap_weight: float = 0.0
-    gap_on: Literal["right", "all"] = "right"
+    shortfall_weight: float = 0.0
+    shortfall_on: Literal["right", "all"] = "right"
     told: Literal["own", "label"] = "label"
     lane_change_by_speed: bool = True  # False: CHANGE LANE folded to a side in C; then it never agrees
     guards: AlignmentGuards = field(default_factory=AlignmentGuards)
@@ -62,18 +62,18 @@ class Stage2:
 
     def effective(self) -> Stage2:
         literal = replace(self, draws=1, careful=1.0, vlm_lr_scale=1.0, stale_max_s=0.0, told="own", forced_share=0.0,
-                          gap_weight=0.0,                           lane_change_by_speed=False)  # fmt: skip
+                          shortfall_weight=0.0,                           lane_change_by_speed=False)  # fmt: skip
         return literal if self.faithful else self
 
 
-SUMS = ("consistent", "coverage", "right", "skipped_right", "decision_entropy", "planning", "vlm", "gap")
+SUMS = ("consistent", "coverage", "right", "skipped_right", "decision_entropy", "planning", "vlm", "shortfall")
 EXPERT = tuple(f"expert/{c}" for c in SPEED_CLASSES)
 SAID = tuple(f"says/{c}" for c in SPEED_CLASSES)
 NAMES = (*SUMS, *EXPERT, *SAID, *COUNTED)
 
 
 class OpenLoopAlignment(SampleStage):
-    terms = ("planning", "vlm", "gap")
+    terms = ("planning", "vlm", "shortfall")
 
     def __init__(self, policy: DualSystem, store: Store, config: Stage2, seed: int) -> None:
         super().__init__("2", policy, store, seed, FULLY_TRAINED, lora=True)
@@ -118,14 +118,14 @@ class OpenLoopAlignment(SampleStage):
             tokens, f_vlm, tensors, seed=self.seed, step=step, draws=self.config.draws
         )
         terms = {"planning": planning_b}
-        if self.config.gap_weight > 0:
+        if self.config.shortfall_weight > 0:
             speed_b, *more = self._decided(part, said, part.counterfactual_N)  # d, as C was judged with
             f_vlm = self.policy.condition(said.hidden_BD.detach(), speed_b, *more)
             keep = torch.as_tensor(rows, device=self.device)
             tau_bT2 = self.policy.sample_plan(tokens, f_vlm, tensors, noise=noise[keep], steps=2)
             label_b = torch.as_tensor(part.speed_N.astype(np.int64), device=self.device)
-            aim_b = speed_b if self.config.gap_on == "all" else torch.where(label_b == speed_b, speed_b, -1)
-            terms["gap"] = self.config.gap_weight * decision_gap(tau_bT2, aim_b)
+            aim_b = speed_b if self.config.shortfall_on == "all" else torch.where(label_b == speed_b, speed_b, -1)
+            terms["shortfall"] = self.config.shortfall_weight * decision_shortfall(tau_bT2, aim_b)
         learns = np.flatnonzero(~part.counterfactual_N)
         if len(learns) > 0:
             plain = part.take(learns)
