@@ -1,5 +1,5 @@
-"""Losses on plans: the shortfall from a decision against f_K; signs of stage 3's against finite differences, in points and
-through the whitened basis; the re-timed targets and where each loss leaves a plan that turns."""
+"""Losses on plans: the shortfall from a decision against f_K; signs of stage 3's against finite differences, in points
+and through the whitened basis; the re-timed targets and where each loss leaves a plan that turns."""
 
 import numpy as np
 import pytest

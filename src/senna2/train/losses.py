@@ -55,8 +55,8 @@ def decision_shortfall(tau_BT2: torch.Tensor, speed_B: torch.Tensor) -> torch.Te
     """How far each plan is from being what f_K calls `speed_B`: the sum of what the inequalities of that class lack, in
     m/s² (m/s for those on the speed), with a small margin; 0 where all hold, and where the class is −1 [ours].
 
-    Every plan without one is called so by f_K. A plan that is parked has no gradient. Source of
-    the inequalities: paper section 3, `senna2.decisions.f_k`.
+    (B, T, 2) m and (B,) → (B,). Every plan without a shortfall is called so by f_K. A plan that is parked has no
+    gradient. Source of the inequalities: paper section 3, `senna2.decisions.f_k`.
     """
     points = torch.cat([torch.zeros_like(tau_BT2[:, :1]), tau_BT2[:, : WINDOW - 1]], 1)
     step = torch.sqrt(((points[:, 1:] - points[:, :-1]) ** 2).sum(-1) + 1e-8)  # finite slope at 0
@@ -64,13 +64,10 @@ def decision_shortfall(tau_BT2: torch.Tensor, speed_B: torch.Tensor) -> torch.Te
     v_mean = smooth(v_raw).mean(1)
     a = smooth((v_raw[:, 1:] - v_raw[:, :-1]) / PLAN_DT)
     scale = by_speed(v_mean.detach(), KEEP_SCALE)
-
     rms = torch.sqrt((a * a).mean(1) + 1e-8)
 
-    def pushes(a: torch.Tensor) -> torch.Tensor:
-        lacks = (
-            torch.relu(A_RUN + SHORTFALL_MARGIN - a).unfold(1, RUN, 1).mean(2).amin(1)
-        )  # of the run that lacks least
+    def pushes(a: torch.Tensor) -> torch.Tensor:  # what they lack, of the run that lacks least
+        lacks = torch.relu(A_RUN + SHORTFALL_MARGIN - a).unfold(1, RUN, 1).mean(2).amin(1)
         peak = torch.relu(A_PEAK + SHORTFALL_MARGIN - a.amax(1))
         strong = torch.relu(A_RMS + SHORTFALL_MARGIN - rms)
         return lacks + peak + strong + torch.relu(SHORTFALL_MARGIN - a[:, 0])

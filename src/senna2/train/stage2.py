@@ -41,8 +41,9 @@ class Stage2:
     ignore decisions (docs/decisions/stage-2-label.md). `forced_share` of the samples drawn [ours] are counterfactual
     ones: d is what the expert was forced to do, on which the VLM learns nothing; where its own decision is the same its
     hidden state goes with it, so that the planner learns to follow decisions that the road would not suggest.
-    `shortfall_weight` [ours]: of `decision_shortfall`, which moves an inconsistent plan until it is what d says, the expert's
-    trajectory alone not saying where the border is; on samples where d is the expert's label, or on "all"."""
+    `shortfall_weight` [ours]: of `decision_shortfall`, which moves an inconsistent plan until it is what d says, the
+    expert's trajectory alone not saying where the border is; on samples where d is the expert's label, or on "all"
+    (docs/decisions/stage-2-shortfall.md)."""
 
     optim: Optim
     gamma: float = 1.0
