@@ -39,7 +39,8 @@ def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
 def shareable_command(argv: Sequence[str]) -> str:
     """The command line with absolute paths cut to their last part: results are published, homes are private."""
     words = [word if not Path(word).is_absolute() else Path(word).name for word in argv[1:]]
-    return " ".join([Path(argv[0]).name, *words])
+    name = Path(argv[0]).name
+    return " ".join(["senna2" if name == "cli.py" else name, *words])  # `python -m senna2.cli` is the same command
 
 
 def _commit() -> str | None:

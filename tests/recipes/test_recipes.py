@@ -86,8 +86,8 @@ CHOICES_OF_OURS = {
     "policy.basis", "policy.first_step_share", "policy.loss", "policy.prediction", "policy.speed_limit_input",
     "policy.t_start", "stage1a.balance", "stage1b.careful", "stage1b.draws", "stage1b.perception_weight",
     "stage1c.careful", "stage1c.draws", "stage1c.expert_share", "stage1c.own_share", "stage1c.perception_weight",
-    "stage1c.stale_max_s", "stage2.draws", "stage2.faithful", "stage2.told", "stage2.vlm_lr_scale",
-    "stage3.faithful", "stage3.high_on",
+    "stage1c.stale_max_s", "stage2.draws", "stage2.faithful", "stage2.shortfall_weight", "stage2.told",
+    "stage2.vlm_lr_scale", "stage3.faithful", "stage3.forced_share", "stage3.high_on",
 }  # fmt: skip
 SIZES = {
     f"{place}.{name}" for place in TABLES for name in ("batch", "clip", "lr", "steps")

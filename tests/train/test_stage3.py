@@ -17,7 +17,7 @@ from senna2.train.loop import Optim
 from senna2.train.losses import disagreement_nll, l_eff, l_safe
 from senna2.train.stage1 import vlm_of
 from senna2.train.stage3 import run_3
-from senna2.types import Contact, InputError, Observation, Rollout
+from senna2.types import Contact, Observation, Rollout
 
 
 def straight(v: float = 8.0) -> torch.Tensor:
@@ -161,7 +161,7 @@ def test_lora_is_untouched_by_the_planners_losses_and_the_planner_by_the_vlms(ma
     frames, anchor = _thirds(store), frozen_copy(policy)
     low = LowLevel(policy, anchor, frames, _settings(), 0)
     assert not any(n.startswith("vlm.") for n in low.named_parameters())
-    both = Together(policy, anchor, frames, _settings(), 0)
+    both = Together(policy, anchor, frames, dataclasses.replace(_settings(), together=True), 0)
     loss, values = both.loss(both.load(np.arange(12)), 0, 12)
     assert values.keys() == {"safe", "slow", "anchor", "high", "disagree"}
     assert loss["safe"].item() > 0
@@ -188,18 +188,20 @@ def test_forced_decisions_hold_the_policy_on_frames_without_a_flag(make_policy, 
     # what is held is the plan under that speed, without the features that argue for the VLM's own
     told = dataclasses.replace(frames, speed_N=np.where(forced >= 0, forced, frames.speed_N).astype(np.int8))
     deaf = dataclasses.replace(stage.heard, agrees_N=torch.as_tensor(forced < 0) & stage.heard.agrees_N)
-    by_hand = LowLevel(policy, stage.anchor, told, _settings(), 0, deaf)
+    unforced = dataclasses.replace(_settings(), forced_share=0.0)
+    by_hand = LowLevel(policy, stage.anchor, told, unforced, 0, deaf)
     with torch.no_grad():  # a decision counts, and the policy has moved
         for p in (*policy.adapter.parameters(), *policy.planner.parameters()):
             p += 0.1 * torch.randn(p.shape)
     assert torch.equal(stage.plan(policy, index, tensors, 3, forced), by_hand.plan(policy, index, tensors, 3))
     (loss, _), (same, _), (other, _) = (
         s.loss((index, frames.samples), 3, len(index))
-        for s in (stage, by_hand, LowLevel(policy, stage.anchor, frames, _settings(), 0, stage.heard))
+        for s in (stage, by_hand, LowLevel(policy, stage.anchor, frames, unforced, 0, stage.heard))
     )
     assert loss["anchor"].item() == same["anchor"].item() != other["anchor"].item()
-    with pytest.raises(InputError, match="forced_share"):
-        Together(policy, stage.anchor, frames, stage.config, 0)
+    assert (
+        dataclasses.replace(stage.config, together=True).effective().forced_share == 0
+    )  # L_high judges the same plans
 
 
 def test_the_vlm_learns_on_flagged_frames_or_on_all(make_policy, store):

@@ -29,7 +29,7 @@ def laptop() -> Recipe:
         stage1a=Stage1a(Optim(steps=2000, batch=32, lr=1e-3, weight_decay=1e-4, warmup=50)),
         stage1b=Stage1b(Optim(steps=3000, batch=16, lr=1e-3, weight_decay=1e-4, warmup=50)),
         stage1c=Stage1c(Optim(steps=800, batch=16, lr=3e-4, weight_decay=1e-4)),
-        stage2=Stage2(Optim(steps=150, batch=32, lr=2e-4), shortfall_weight=0.1),
+        stage2=Stage2(Optim(steps=150, batch=32, lr=2e-4)),
         stage3=Stage3(Optim(steps=60, batch=48, lr=1e-4), Optim(steps=60, batch=32, lr=1e-4)),
         evaluation=Evaluation(open_samples=1200, control_samples=300, forced_clips=6, video_every=2),
     )

@@ -35,9 +35,10 @@ def paper() -> Recipe:
                         stale_max_s=0.0),
         # Table A4: open-loop alignment, γ = 1
         stage2=Stage2(Optim(steps=5_000, batch=384, lr=1e-5, clip=NO_CLIP), gamma=1.0, draws=1, careful=1.0,
-                      vlm_lr_scale=1.0, told="own", faithful=True),
+                      vlm_lr_scale=1.0, told="own", shortfall_weight=0.0, faithful=True),
         # Table A5: closed-loop alignment, β = 1
         stage3=Stage3(Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP),
-                      Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP), high_on="flagged", faithful=True),
+                      Optim(steps=500, batch=128, lr=1e-5, clip=NO_CLIP), forced_share=0.0, high_on="flagged",
+                      faithful=True),
         evaluation=Evaluation(open_samples=3_600_000, control_samples=3_600_000, forced_clips=256, vlm_period_s=0.5),
     )  # fmt: skip

@@ -64,8 +64,8 @@ def results() -> Study:
         stage1a=Stage1a(Optim(steps=8000, batch=32, lr=1e-3, weight_decay=1e-4, warmup=50)),
         stage1b=Stage1b(Optim(steps=20_000, batch=16, lr=1e-3, weight_decay=1e-4, warmup=100)),
         stage1c=Stage1c(Optim(steps=2000, batch=16, lr=3e-4, weight_decay=1e-4)),
-        stage2=Stage2(Optim(steps=300, batch=32, lr=1e-4), shortfall_weight=0.1),
-        stage3=Stage3(Optim(steps=60, batch=48, lr=5e-5), Optim(steps=120, batch=32, lr=1e-4), forced_share=0.3),
+        stage2=Stage2(Optim(steps=300, batch=32, lr=1e-4)),
+        stage3=Stage3(Optim(steps=60, batch=48, lr=5e-5), Optim(steps=120, batch=32, lr=1e-4)),
         evaluation=Evaluation(open_samples=5000, control_samples=1000, forced_clips=24),
     )
 

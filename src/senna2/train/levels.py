@@ -22,7 +22,7 @@ from senna2.train.loop import Loss, Optim, TrainingError
 from senna2.train.losses import disagreement_nll, l_eff, l_retime, l_safe
 from senna2.train.sampling import draw_indices
 from senna2.train.stage1 import FULLY_TRAINED, PolicyStage, freeze_except, vlm_of
-from senna2.types import Array, InputError, Samples
+from senna2.types import Array, Samples
 
 PROBE = 48  # frames on which plans are compared with those of the start
 LEAST_PLAN_M = 1.0  # mean length of the plans of the start, under which their ratio says nothing
@@ -42,8 +42,9 @@ class Stage3:
     lambda_eff: float = 0.1
     lambda_anchor: float = 1.0
     # Of the frames that hold the policy, how many hold it to what it planned under a forced speed [ours]: L_safe is
-    # about plans under the VLM's own decisions, and blunts the answer to others.
-    forced_share: float = 0.0
+    # about plans under the VLM's own decisions, and blunts the answer to others. Not with `together`, where L_high
+    # judges the same plans.
+    forced_share: float = 0.3
     low_mode: Literal["literal", "retime"] = "literal"
     retime_brake: float = 1.5  # m/s² of the targets where it is risky
     retime_go: float = 1.0  # m/s² where it is too slow
@@ -61,7 +62,8 @@ class Stage3:
     def effective(self) -> Stage3:
         literal = replace(self, lambda_eff=1.0, lambda_anchor=0.0, forced_share=0.0, low_mode="literal", together=True,
                           high_on="flagged", lane_change_by_speed=False)  # fmt: skip
-        return literal if self.faithful else self
+        ours = replace(self, forced_share=0.0) if self.together else self
+        return literal if self.faithful else ours
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,8 +247,6 @@ class Together(LowLevel):
         heard: Heard | None = None,
     ) -> None:  # fmt: skip
         super().__init__(policy, anchor, frames, config, seed, heard)
-        if self.config.forced_share:
-            raise InputError("stage3.forced_share: goes with together=False; L_high judges the same plans")
         freeze_except(policy, FULLY_TRAINED, lora=True)
 
     def loss(self, data: tuple[Array, Samples], step: int, batch: int) -> tuple[Loss, dict[str, float]]:

@@ -54,7 +54,7 @@ class Stage2:
     lora_alpha: int = 16
     stale_max_s: float = 0.0
     forced_share: float = 0.0
-    shortfall_weight: float = 0.0
+    shortfall_weight: float = 0.1
     shortfall_on: Literal["right", "all"] = "right"
     told: Literal["own", "label"] = "label"
     lane_change_by_speed: bool = True  # False: CHANGE LANE folded to a side in C; then it never agrees
