@@ -83,5 +83,5 @@ def decision_shortfall(tau_BT2: torch.Tensor, speed_B: torch.Tensor) -> torch.Te
     keeps = keeps + torch.relu(V_STOP + SHORTFALL_MARGIN - v_mean) + calm
     stands = torch.relu(v_mean - V_STOP + SHORTFALL_MARGIN) + calm
     by_class = {Speed.ACCELERATE: pushes(a), Speed.DECELERATE: pushes(-a), Speed.KEEP: keeps, Speed.STOP: stands}
-    gaps = torch.stack([by_class[speed] for speed in sorted(by_class)], 1)
-    return torch.where(speed_B >= 0, gaps.gather(1, speed_B.clamp(min=0)[:, None])[:, 0], 0.0)
+    every_B4 = torch.stack([by_class[speed] for speed in sorted(by_class)], 1)
+    return torch.where(speed_B >= 0, every_B4.gather(1, speed_B.clamp(min=0)[:, None])[:, 0], 0.0)

@@ -4,7 +4,8 @@
     C(τ, d) = 1[f_K(τ) = d]
     L = (1 − C)(L_E2E + γ L_VLM)
 
-The VLM learns by LoRA, everything else fully. Consistency is judged anew at every step with the current weights.
+Beside it [ours], weighted by `shortfall_weight`: how far τ is from being what d says, where d is right. The VLM learns by
+LoRA, everything else fully. Consistency is judged anew at every step with the current weights.
 The sum is divided by the whole batch, as the equation reads: fewer inconsistent samples, smaller steps.
 """
 
@@ -63,7 +64,7 @@ class Stage2:
 
     def effective(self) -> Stage2:
         literal = replace(self, draws=1, careful=1.0, vlm_lr_scale=1.0, stale_max_s=0.0, told="own", forced_share=0.0,
-                          shortfall_weight=0.0,                           lane_change_by_speed=False)  # fmt: skip
+                          shortfall_weight=0.0, lane_change_by_speed=False)  # fmt: skip
         return literal if self.faithful else self
 
 

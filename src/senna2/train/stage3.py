@@ -7,7 +7,7 @@ Low level, on frames of the policy's own rollouts (every fourth, before the firs
     L_low  = mean_F [m_s L_safe + λ_e m_e L_eff] + λ_a mean_U Σ_t |τ_θ − sg τ_θ0|²
 
 F: frames with m_s or m_e; U: the others. The anchor on U is ours (docs/decisions/stage-3-anchor.md): without it the
-policy parks or runs away. High level, on F afterwards:
+policy parks or runs away; `forced_share` of U is held under forced decisions. High level, on F afterwards:
 
     L_high = −log P(f_K(τ) | Q)                     where decision and refined plan disagree
 
