@@ -4,8 +4,9 @@
     C(τ, d) = 1[f_K(τ) = d]
     L = (1 − C)(L_E2E + γ L_VLM)
 
-Beside it [ours], weighted by `shortfall_weight`: how far τ is from being what d says, where d is right. The VLM learns by
-LoRA, everything else fully. Consistency is judged anew at every step with the current weights.
+Beside it [ours], weighted by `shortfall_weight`: how far τ is from being what d says, where d is right.
+
+The VLM learns by LoRA, everything else fully. Consistency is judged anew at every step with the current weights.
 The sum is divided by the whole batch, as the equation reads: fewer inconsistent samples, smaller steps.
 """
 
