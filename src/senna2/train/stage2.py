@@ -122,11 +122,10 @@ class OpenLoopAlignment(SampleStage):
         )
         terms = {"planning": planning_b}
         if self.config.shortfall_weight > 0:
-            speed_b, *more = self._decided(part, said, part.counterfactual_N)  # d, as C was judged with
+            speed_b, *more = (x[rows] for x in given)  # d, as C was judged with
             f_vlm = self.policy.condition(said.hidden_BD.detach(), speed_b, *more)
-            keep = torch.as_tensor(rows, device=self.device)
-            tau_bT2 = self.policy.sample_plan(tokens, f_vlm, tensors, noise=noise[keep], steps=2)
-            label_b = torch.as_tensor(part.speed_N.astype(np.int64), device=self.device)
+            tau_bT2 = self.policy.sample_plan(tokens, f_vlm, tensors, noise=noise[rows], steps=2)
+            label_b = torch.as_tensor(part.speed_N.astype(np.int64), device=speed_b.device)
             aim_b = speed_b if self.config.shortfall_on == "all" else torch.where(label_b == speed_b, speed_b, -1)
             terms["shortfall"] = self.config.shortfall_weight * decision_shortfall(tau_bT2, aim_b)
         learns = np.flatnonzero(~part.counterfactual_N)
