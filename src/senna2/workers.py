@@ -20,6 +20,10 @@ from tqdm import tqdm
 X = TypeVar("X")
 R = TypeVar("R")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+# glibc gives each array of over 128 kB back to the system, whose pages are zeroed again at the next: a tenth of a
+# training step. Kept instead (32 MB is the most it takes as the limit).
+MALLOC_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+                    "MALLOC_TOP_PAD_": str(1 << 26)}  # fmt: skip
 
 
 def worker_count(given: int | None) -> int:
@@ -129,10 +133,11 @@ def _run(item: Any) -> Any:
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Thread counts are read when numpy or torch load, before any code of ours runs in the worker: children must
-    inherit them."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    """Thread counts are read when numpy or torch load, the allocator's limits when the process starts, before any code
+    of ours runs in the worker: children must inherit them."""
+    ours = dict.fromkeys(THREAD_VARIABLES, "1") | MALLOC_VARIABLES
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionPatchEmbed, Qwen2_5_VLVisionAttention
 
 from senna2.model.vlm import DrivingVLM, VLMConfig, answered
-from senna2.model.vlm.images import Patchifier, SameSizeAttention, image_processor
+from senna2.model.vlm.images import LinearPatchEmbed, Patchifier, SameSizeAttention, image_processor
 from senna2.model.vlm.prompts import ANSWERS
 from senna2.model.vlm.tokenizer import CHAT_TEMPLATE, PAD, SPECIAL, TURN_END
 from senna2.types import InputError, Rig, Samples
@@ -225,13 +225,15 @@ def test_image_positions_reach_the_model(loud: DrivingVLM) -> None:
     assert (flat - right).abs().max() > 1e-3  # the stock model is silently wrong without them
 
 
-def test_batched_vision_attention_equals_stock(loud: DrivingVLM) -> None:
+def test_quick_vision_equals_stock(loud: DrivingVLM) -> None:
     x = loud.prepare(mixed(3))
     stock = copy.deepcopy(loud.hf.model.visual)
     swapped = [m for m in stock.modules() if type(m) is SameSizeAttention]
     assert len(swapped) == LOUD.vision_layers
+    assert type(stock.patch_embed) is LinearPatchEmbed
     for module in swapped:
         module.__class__ = Qwen2_5_VLVisionAttention
+    stock.patch_embed.__class__ = Qwen2_5_VisionPatchEmbed
     with torch.no_grad():
         ours = loud.hf.model.visual(x["pixel_values"], grid_thw=x["image_grid_thw"]).pooler_output
         wanted = stock(x["pixel_values"], grid_thw=x["image_grid_thw"]).pooler_output

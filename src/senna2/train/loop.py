@@ -231,7 +231,7 @@ def _optimiser(named: Named, optim: Optim, lr_scale: Callable[[str], float] | No
         groups.setdefault((lr_scale(name) if lr_scale else 1.0, decay), []).append(p)
     return torch.optim.AdamW(
         [{"params": ps, "weight_decay": d, "scale": s, "lr": optim.lr * s} for (s, d), ps in groups.items()],
-        betas=(optim.beta1, optim.beta2), eps=optim.eps, foreach=False,
+        betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from senna2.model.vlm.config import VLMConfig
 from senna2.model.vlm.decode import Feed, open_edges, score_tree
 from senna2.model.vlm.forward import Prefill, at, extend_tree, prefill, tree_paths
 from senna2.model.vlm.generate import parsed, say
-from senna2.model.vlm.images import Patchifier, batch_vision_attention, image_processor
+from senna2.model.vlm.images import Patchifier, image_processor, quick_vision
 from senna2.model.vlm.inputs import PromptEncoder
 from senna2.model.vlm.output import N_DIRECTION, N_SPEED, VLMOutput
 from senna2.model.vlm.prompts import ANSWERS
@@ -49,7 +49,7 @@ class DrivingVLM(nn.Module):
         super().__init__()
         self.hf = hf
         self.tokenizer, self.processor, self.extras = tokenizer, processor, dict(extras or {})
-        batch_vision_attention(hf)
+        quick_vision(hf)
         self.encoder = PromptEncoder(tokenizer, Patchifier.of(processor), hf.config.image_token_id)
         self.answer_ids = answer_ids(tokenizer, ANSWERS)
         self.trie = TokenTrie.build(self.answer_ids, N_DIRECTION)
