@@ -16,7 +16,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each row may import the rows before it; within a row, a name may import those on its left, and itself.
 ORDER = (
     ("types",),
-    ("frames", "config", "provenance", "arrays", "registry", "workers", "decisions", "instructions", "geometry"),
+    (
+        "files", "frames", "config", "provenance", "arrays", "registry", "workers", "decisions", "instructions",
+        "geometry",
+    ),
     ("world", "data", "model"),
     ("rollouts", "abreast", "drivers", "displaced", "demonstrations"),
     ("train", "evaluate"),
@@ -28,6 +31,7 @@ ORDER = (
 APART = (2, 4)
 EVALUATE_SEES = {
     "types",
+    "files",
     "frames",
     "config",
     "provenance",

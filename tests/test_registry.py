@@ -12,7 +12,8 @@ import pytest
 import senna2
 from senna2 import registry
 from senna2.drivers import ConstantVelocity
-from senna2.provenance import provenance, replace_folder, write_json
+from senna2.files import replace_folder, write_json
+from senna2.provenance import provenance
 from senna2.types import InputError
 
 

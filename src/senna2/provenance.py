@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import senna2
-from senna2.types import InputError
 
 PACKAGES = ("torch", "numpy", "numba", "transformers", "peft")
 
@@ -58,38 +55,3 @@ def _commit() -> str | None:
         return f"{head}{'+' if git('status', '--porcelain') else ''}" if head else None
     except FileNotFoundError:  # a checkout on a machine without git
         return None
-
-
-def replace_folder(fresh: Path, target: Path) -> None:
-    """Put a complete folder in `target`'s place; what was there goes only once the new one stands."""
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(fresh, target)
-    except BaseException:
-        if old.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside and rename, so that a full disk or Ctrl-C leaves the old file whole.
-
-    Raises `InputError` naming the file if the place cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free disk space or choose another --out"
-        ) from error

@@ -237,7 +237,7 @@ def test_quick_vision_equals_stock(loud: DrivingVLM) -> None:
     with torch.no_grad():
         ours = loud.hf.model.visual(x["pixel_values"], grid_thw=x["image_grid_thw"]).pooler_output
         wanted = stock(x["pixel_values"], grid_thw=x["image_grid_thw"]).pooler_output
-    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, wanted, atol=5e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("field", ["front", "dtype", "empty"])
@@ -419,7 +419,7 @@ def test_transformers_loads_it_without_us(loud: DrivingVLM, written: Path) -> No
     x = loud.prepare(mixed(2))
     stock = AutoModelForImageTextToText.from_pretrained(written, local_files_only=True)
     with torch.no_grad():
-        torch.testing.assert_close(stock(**x).logits, loud(**x).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(stock(**x).logits, loud(**x).logits, atol=5e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ CHOICES_OF_OURS = {
 SIZES = {
     f"{place}.{name}" for place in TABLES for name in ("batch", "clip", "lr", "steps")
 } | {"clips.train", "clips.test", "clips.rollout", "clips.every", "clips.branch_every", "vlm.max_pixels"}  # fmt: skip
-STUDY = ("seeds", "side_clips", "showcase", "open_every", "group")
+STUDY = ("seeds", "longer_lr", "side_clips", "showcase", "open_every", "group")
 FREE = ("name", "note", "evaluation.", "clips.", *STUDY)  # may differ without saying anything about the method
 
 

@@ -44,15 +44,19 @@ def test_clips_of_all_splits_differ():
     assert {f for f, _ in clip_list(study, "showcase")} == set(SHOWCASE)
 
 
-def test_control_arms_are_prolonged_by_what_the_stages_show():
+def test_control_arms_go_on_by_what_the_stages_show():
     study = results()
-    plain, two, all_of_it = (arm_recipe(study, 1, n).stage1c.optim for n in ("senna2@1", "senna2@1long", "senna@long"))
-    assert (two.steps - plain.steps) * plain.batch >= study.stage2.optim.steps * study.stage2.optim.batch
+    two, all_of_it = (arm_recipe(study, 1, n).stage1c.optim for n in ("senna2@1long", "senna@long"))
+    shown = study.stage2.optim.steps * study.stage2.optim.batch
+    assert shown <= two.steps * two.batch < shown + two.batch
     low = study.stage3.low
     wanted = shown_to(study, "planner", "2") + study.stage3.rounds * low.steps * low.batch
-    assert wanted <= (all_of_it.steps - plain.steps) * plain.batch < wanted + plain.batch
+    assert wanted <= all_of_it.steps * all_of_it.batch < wanted + all_of_it.batch
     vlm = arm_recipe(study, 1, "1a@long").stage1a.optim
-    assert (vlm.steps - study.stage1a.optim.steps) * vlm.batch >= shown_to(study, "vlm", "23")
+    assert vlm.steps * vlm.batch >= shown_to(study, "vlm", "23")
+    assert [ARMS[n].start for n in ("1a@long", "senna2@1long", "senna@long")] == ["1a", "senna2@1", "senna"]
+    seeds = {n: arm_recipe(study, 1, n).seed for n in ("1a", "1a@long", "senna@long")}
+    assert seeds["1a"] == 1 != seeds["1a@long"]  # other samples in another order than the first time
     assert ARMS["senna"].adapter == ARMS["senna@long"].adapter == "decision"
     assert arm_recipe(study, 1, "senna2@literal").stage3.faithful
     assert arm_recipe(study, 1, "senna2").stage3 == study.stage3

@@ -25,7 +25,7 @@ from PIL import Image
 from senna2.data.qa import KINDS, qa_of
 from senna2.data.store import SampleStore
 from senna2.decisions import decision_text
-from senna2.provenance import replace_folder
+from senna2.files import replace_folder
 from senna2.types import Decision, Direction, InputError, Samples, Speed
 
 Format = Literal["llamafactory", "swift", "trl"]

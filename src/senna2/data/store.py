@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from senna2.config import load_json
-from senna2.provenance import replace_folder
+from senna2.files import replace_folder
 from senna2.types import Array, InputError, Samples, require
 
 SCHEMA = "senna2.samples/1"

@@ -10,7 +10,7 @@ from typing import Any
 
 from senna2.evaluate.metrics import DEFINITIONS, EVALUATOR_VERSION, SUITES, MetricValue, finite
 from senna2.evaluate.stats import paired_difference
-from senna2.provenance import write_json
+from senna2.files import write_json
 from senna2.types import InputError
 
 SCHEMA = "senna2.results/1"

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from senna2.files import replace_folder
 from senna2.model.basis import PlanBasis
 from senna2.model.config import PolicyConfig, rig_from_json, rig_to_json
 from senna2.types import InputError
@@ -35,7 +36,7 @@ def save(policy: DualSystem, folder: Path, provenance: Mapping[str, Any], *, hal
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
         raise InputError(f"{folder}: exists and is no checkpoint folder; choose another place")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = (folder.with_name(f".{folder.name}.{what}-{os.getpid()}") for what in ("new", "old"))
+    fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir()
@@ -55,15 +56,9 @@ def save(policy: DualSystem, folder: Path, provenance: Mapping[str, Any], *, hal
             (fresh / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
         if policy.vlm is not None:
             policy.vlm.save_pretrained(fresh / "vlm")
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
+        replace_folder(fresh, folder)
+    finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(folder: Path) -> DualSystem:

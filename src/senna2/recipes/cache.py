@@ -11,7 +11,7 @@ from typing import Any
 
 import senna2
 from senna2.config import fingerprint, load_json, to_dict
-from senna2.provenance import write_json
+from senna2.files import write_json
 
 CLIP_CODE = ("world", "geometry", "types", "frames.py")
 FRAME_CODE = (*CLIP_CODE, "data/samples.py", "data/store.py", "decisions.py", "demonstrations.py", "drivers.py",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from senna2.files import written_whole
 from senna2.types import AgentClass, Array, InputError
 from senna2.workers import run_jobs
 from senna2.world.check import check_scene
@@ -144,10 +144,5 @@ def view_verb(folder: Path, out: Path, *, scale: float, frames: int = 4) -> dict
 
 def save_picture(rgb_HW3: Array, out: Path, **settings: Any) -> None:
     """A picture in the format that its name ends in, whole or not at all. settings: of PIL's writer."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
-    try:
+    with written_whole(out) as fresh:
         Image.fromarray(rgb_HW3).save(fresh, **settings)
-        os.replace(fresh, out)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from senna2.config import load_json
 from senna2.evaluate.closed_loop import clip_row, closed_loop
 from senna2.evaluate.results import assemble, write_results
+from senna2.files import replace_folder
 from senna2.model.policy import DualSystem
-from senna2.provenance import provenance, replace_folder
+from senna2.provenance import provenance
 from senna2.recipes.driven import drive_group
 from senna2.recipes.measure import headline
 from senna2.registry import find_checkpoint, packaged

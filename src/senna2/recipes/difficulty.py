@@ -18,7 +18,8 @@ from senna2.evaluate.closed_loop import judge
 from senna2.evaluate.consistency import CLASSES, PATH_CLASSES, SPEED_CLASSES, class_f1, decision_counts
 from senna2.evaluate.metrics import MetricValue, finite
 from senna2.evaluate.stats import Sums, measure, paired_difference
-from senna2.provenance import provenance, write_json
+from senna2.files import write_json
+from senna2.provenance import provenance
 from senna2.recipes.clips import families_of
 from senna2.registry import make_policy
 from senna2.rollouts import drive

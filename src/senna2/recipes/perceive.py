@@ -13,9 +13,10 @@ import torch
 from senna2.evaluate.consistency import per_clip
 from senna2.evaluate.metrics import MetricValue
 from senna2.evaluate.stats import Sums, measure
+from senna2.files import write_json
 from senna2.model.policy import DualSystem
 from senna2.model.recall import COUNTED, Found, perceived
-from senna2.provenance import provenance, write_json
+from senna2.provenance import provenance
 from senna2.recipes.measure import check_writable, open_loop_samples, policy_names, resolve_scenes
 from senna2.recipes.stages import checkpoint_in
 from senna2.types import Array, Samples

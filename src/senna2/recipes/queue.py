@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from senna2.config import fingerprint, load_json, to_dict
-from senna2.provenance import write_json
+from senna2.files import write_json
 from senna2.types import InputError
 from senna2.workers import one_thread_each
 

@@ -47,7 +47,8 @@ class Study(Recipe):
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    side_clips: int = 240
+    longer_lr: float = 1e-4  # at which the control arms go on with stage 1 (docs/decisions/control-arms.md)
+    side_clips: int = 120
     showcase: int = 21  # clips of each of the six families: the clip itself and its 20 variations
     open_every: int = 7  # frames between two open-loop samples of a test clip: over ten a clip
     group: int = 60  # clips a job

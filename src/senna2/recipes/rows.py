@@ -7,7 +7,6 @@ study that goes on elsewhere does not measure it again, and a row of other setti
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from senna2.evaluate.kept import load_suites, save_suites
 from senna2.evaluate.metrics import finite
 from senna2.evaluate.open_loop import open_loop
 from senna2.evaluate.results import Suites
-from senna2.provenance import provenance, write_json
+from senna2.files import write_json, written_whole
+from senna2.provenance import provenance
 from senna2.recipes.driven import load_plans
 from senna2.recipes.instructed import instructed_of
 from senna2.recipes.measure import FORCED
@@ -104,14 +104,8 @@ class Kept:
 
     def keep(self, job: str, key: str, file: Path, seconds: Mapping[str, float]) -> None:
         """A copy of `file`, whole or not at all; `seconds` of the jobs behind it."""
-        target = self.file(job)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
+        with written_whole(self.file(job)) as fresh:
             shutil.copy2(file, fresh)
-            os.replace(fresh, target)
-        finally:
-            fresh.unlink(missing_ok=True)
         self.index[job] = {"key": key, "seconds": dict(seconds)}
         write_json(self.mark, dict(sorted(self.index.items())))
 

@@ -20,9 +20,10 @@ from senna2.config import fingerprint, load_json, to_dict
 from senna2.data.qa import corpus
 from senna2.data.store import SampleStore
 from senna2.demonstrations import Drives, collect
+from senna2.files import write_json
 from senna2.model.policy import DualSystem
 from senna2.model.vlm.qwen import DrivingVLM
-from senna2.provenance import provenance, write_json
+from senna2.provenance import provenance
 from senna2.recipes.cache import FRAME_CODE, keep_if_same
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe

@@ -15,8 +15,8 @@ import torch
 from senna2.config import fingerprint, load_json, to_dict
 from senna2.data.store import SampleStore
 from senna2.evaluate.results import write_results
+from senna2.files import write_json
 from senna2.model.policy import DualSystem
-from senna2.provenance import write_json
 from senna2.recipes.cache import CLIP_CODE, FRAME_CODE, keep_if_same
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe

@@ -3,7 +3,8 @@
 1a ─┬─────────── 1c both ── senna2@1 ── 2 ── senna2@2 ─┬─ 3 ── senna2
 1b ─┤                                                  └─ 3 ── senna2@literal (the paper's losses alone)
     └─ 1c decision ── senna;  1c vlm, none ── senna2@1vlm, senna2@1none (Table 4)
-1a@long, 1b ── 1c, longer ── senna@long (senna2's total), senna2@1long (as much as stage 2): control arms
+1a ── 1a, on ── 1a@long;  senna ── 1c, on ── senna@long (senna2's total);  senna2@1 ── 1c, on ── senna2@1long (as much
+as stage 2): control arms, which go on from where the aligned ones do (docs/decisions/control-arms.md)
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SHOWN = ("senna", "senna2")  # left and right in the showcase
 PLANNER_S, VLM_S, BOTH_S, STAGE2_S = 1 / 88, 1 / 140, 1 / 64, 1 / 45
 CLIP_S, TRAIN_SAMPLES_S, TEST_SAMPLES_S, DRIVE_S, CHEAP_S, PLAN_S = 0.5, 2.1, 0.4, 1.65, 0.2, 0.0095
 ROW_S = 20.0
+ANEW = 1000  # added to the seed of a stage that goes on: other draws than the first time
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,20 @@ class Arm:
     start: str = ""
     vlm: str = ""
     adapter: str = "both"
-    prolonged: str = ""  # "2": by stage 2's samples; "23": by those of stages 2 and 3
+    prolonged: str = ""  # goes on with its stage: "2", for stage 2's samples; "23", for those of stages 2 and 3
     literal: bool = False
 
 
 ARMS: dict[str, Arm] = {
     "1a": Arm("1a"),
     "1b": Arm("1b"),
-    "1a@long": Arm("1a", prolonged="23"),
+    "1a@long": Arm("1a", "1a", prolonged="23"),
     "senna2@1": Arm("1c", "1b", "1a"),
     "senna": Arm("1c", "1b", "1a", "decision"),
     "senna2@1vlm": Arm("1c", "1b", "1a", "vlm"),
     "senna2@1none": Arm("1c", "1b", "1a", "none"),
-    "senna2@1long": Arm("1c", "1b", "1a@long", prolonged="2"),
-    "senna@long": Arm("1c", "1b", "1a@long", "decision", prolonged="23"),
+    "senna2@1long": Arm("1c", "senna2@1", "1a@long", prolonged="2"),
+    "senna@long": Arm("1c", "senna", "1a@long", "decision", prolonged="23"),
     "senna2@2": Arm("2", "senna2@1"),
     "senna2": Arm("3", "senna2@2"),
     "senna2@literal": Arm("3", "senna2@2", literal=True),
@@ -77,23 +79,18 @@ def arm_recipe(study: Study, seed: int, name: str) -> Recipe:
     clips = dataclasses.replace(study.clips, test=0)
     recipe = dataclasses.replace(Recipe(**plain), name=f"{study.name} {name}", seed=seed, clips=clips,
                                  evaluation=Evaluation(0, 0, 0))  # fmt: skip
-    if arm.prolonged and arm.stage == "1a":
-        recipe = dataclasses.replace(recipe, stage1a=_prolonged(recipe.stage1a, shown_to(study, "vlm", arm.prolonged)))
-    elif arm.prolonged:
-        longer = _prolonged(recipe.stage1c, shown_to(study, "planner", arm.prolonged))
-        recipe = dataclasses.replace(recipe, stage1c=longer)
+    if arm.prolonged:
+        who, name = ("vlm", "stage1a") if arm.stage == "1a" else ("planner", "stage1c")
+        stage = getattr(recipe, name)
+        steps = math.ceil(shown_to(study, who, arm.prolonged) / stage.optim.batch)
+        longer = dataclasses.replace(stage.optim, steps=steps, lr=study.longer_lr)
+        more = {name: dataclasses.replace(stage, optim=longer)}
+        recipe = dataclasses.replace(recipe, seed=seed + ANEW, **more)
     if arm.literal:
         # Without guards: how the literal losses end is what this row shows.
         literal = dataclasses.replace(recipe.stage3, faithful=True, guards=off(recipe.stage3.guards))
         recipe = dataclasses.replace(recipe, stage3=literal)
     return recipe
-
-
-def _prolonged(stage: Any, samples: int) -> Any:
-    """One longer schedule, not a second one behind the first: the better of the two for the control arm."""
-    optim = stage.optim
-    steps = optim.steps + math.ceil(samples / optim.batch)
-    return dataclasses.replace(stage, optim=dataclasses.replace(optim, steps=steps))
 
 
 def plan_study(study: Study, out: Path) -> Queue:

@@ -13,8 +13,8 @@ import torch
 
 from senna2.data.store import SampleStore
 from senna2.demonstrations import Drives, Replay, collect
+from senna2.files import write_json
 from senna2.model.policy import DualSystem
-from senna2.provenance import write_json
 from senna2.recipes.config import Recipe
 from senna2.recipes.driven import drive_group, load_rollouts, save_plans, save_rollouts
 from senna2.recipes.measure import FORCED, chosen_samples, clip_shapes, configured, plan_policy

@@ -12,7 +12,8 @@ from senna2.config import load_json, to_dict
 from senna2.evaluate.kept import joined
 from senna2.evaluate.results import assemble, compare, write_results
 from senna2.evaluate.stats import Frames
-from senna2.provenance import provenance, write_json
+from senna2.files import write_json
+from senna2.provenance import provenance
 from senna2.recipes import study_jobs as work
 from senna2.recipes.claims import claims, evidence
 from senna2.recipes.driven import load_rollouts

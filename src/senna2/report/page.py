@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import json
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from senna2.evaluate.results import validate_results
+from senna2.files import written_whole
 from senna2.report.media import Figure, Video
 from senna2.report.tables import clips_table, comparisons_table, families_table, headline, suite_table
 
@@ -49,13 +49,8 @@ def write_report(results: dict[str, Any], out_dir: Path | str, *, media: Sequenc
     """
     html = render_page(validate_results(results), media)
     path = Path(out_dir) / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(html, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as fresh:
+        fresh.write_text(html, encoding="utf-8")
     return path
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from senna2.decisions import DIRECTION_TEXT, SPEED_TEXT
 from senna2.evaluate.closed_loop import judge
+from senna2.files import written_whole
 from senna2.frames import pose_to_matrix
 from senna2.report.birdseye import HIT, BirdsEye
 from senna2.report.media import Video
@@ -175,8 +175,6 @@ def write_mp4(path: Path, frames: Iterable[Array], fps: float) -> None:
 
     Raises `InputError` for odd sides or no frame, `OSError` with ffmpeg's words if it fails (a full disk).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     stream = iter(frames)
     first = next(stream, None)
     if first is None:
@@ -185,9 +183,9 @@ def write_mp4(path: Path, frames: Iterable[Array], fps: float) -> None:
     if height % 2 or width % 2:
         raise InputError(f"video {path}: {width}×{height} px; H.264 needs even sides")
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
-    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(QUALITY), "-threads", "1", *EXACT, str(temporary)]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-an", *target]
-    try:
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(QUALITY), "-threads", "1", *EXACT]
+    with written_whole(path) as fresh:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-an", *target, str(fresh)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
             assert ffmpeg.stdin is not None
             assert ffmpeg.stderr is not None
@@ -204,9 +202,6 @@ def write_mp4(path: Path, frames: Iterable[Array], fps: float) -> None:
                 raise
         if ffmpeg.returncode != 0:
             raise OSError(f"video {path}: ffmpeg failed: {words}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def family_video(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from senna2.config import load_json
-from senna2.provenance import replace_folder, write_json
+from senna2.files import replace_folder, write_json
 from senna2.types import InputError
 
 Named = Mapping[str, torch.nn.Parameter]

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from senna2.decisions import consistent, f_k_plan
+from senna2.files import write_json
 from senna2.model.batch import Batch
 from senna2.model.diffusion import TOLD, keyed_uniform
 from senna2.model.policy import DualSystem, SceneTokens
 from senna2.model.vlm import DrivingVLM
-from senna2.provenance import write_json
 from senna2.train.diagnostics import SPEED_CLASSES
 from senna2.train.distributed import Ranks
 from senna2.train.guards import VlmGuards, at_least, not_one_class

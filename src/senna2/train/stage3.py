@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from senna2.config import load_json
+from senna2.files import write_json
 from senna2.model.policy import DualSystem
-from senna2.provenance import write_json
 from senna2.train.diagnostics import driving
 from senna2.train.distributed import Ranks, broadcast
 from senna2.train.frames import RolloutFrames, load_frames, save_frames, select_frames

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from senna2.files import replace_folder
 from senna2.types import AgentClass, Array, Camera, Direction, InputError, Rig, VehicleShape, require
 from senna2.world.clip_fields import (
     MADE_AGAIN,
@@ -61,24 +62,16 @@ def save_clip(scene: Scene, folder: Path) -> None:
     require(not occupied, str(folder), "exists and is not a clip folder; choose another output folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(building, ignore_errors=True)
     try:
         (building / "assets").mkdir(parents=True)
         _write(scene, building)
-        if folder.exists():
-            os.replace(folder, retired)
-        os.replace(building, folder)
-    except BaseException as error:
-        if retired.exists() and not folder.exists():
-            os.replace(retired, folder)
-        if isinstance(error, OSError):
-            reason = f"cannot be written ({error.strerror or error}); free disk space or choose another --out"
-            raise InputError(f"{folder}: {reason}") from error
-        raise
+        replace_folder(building, folder)
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror or error}); free disk space or choose another --out"
+        raise InputError(f"{folder}: {reason}") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
 
 
 def load_clip(folder: Path) -> Scene:

@@ -9,12 +9,11 @@ that nobody reads: as multiples of 2⁻⁴⁰, which any viewer takes for zero.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from senna2.files import written_whole
 from senna2.types import Array, InputError
 from senna2.world.gaussians import GaussianCloud
 
@@ -49,17 +48,9 @@ def save_ply(path: Path | str, cloud: GaussianCloud) -> None:
     properties = "".join(f"property float {name}\n" for name in _names(k))
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {n}\n{properties}end_header\n"
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(header.encode("ascii"))
-            file.write(table.tobytes())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide shared clips from colleagues
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with written_whole(path) as fresh, fresh.open("wb") as file:
+        file.write(header.encode("ascii"))
+        file.write(table.tobytes())
 
 
 def load_ply(path: Path | str) -> GaussianCloud:
