@@ -17,7 +17,15 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ORDER = (
     ("types",),
     (
-        "files", "frames", "config", "provenance", "arrays", "registry", "workers", "decisions", "instructions",
+        "files",
+        "frames",
+        "config",
+        "provenance",
+        "arrays",
+        "registry",
+        "workers",
+        "decisions",
+        "instructions",
         "geometry",
     ),
     ("world", "data", "model"),
