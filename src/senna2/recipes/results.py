@@ -1,23 +1,23 @@
 """`results`: three training seeds, every row of the published tables and its control arms, in one resumable queue.
 
-Sizes are set for about ten hours of two cores. Estimates (core-seconds, from throughputs measured on one thread:
+Sizes are set for under ten hours of two cores. Estimates (core-seconds, from throughputs measured on one thread:
 planner 88 training samples/s, VLM 140/s, both together 64/s, stage 2 45/s; a plan in batches 9.5 ms; a clip driven
 eight abreast 1.65 s, by a baseline 0.2 s; a clip made 0.5 s, its training samples 2.1 s):
 
 | part | a seed | in all |
 | --- | --- | --- |
 | clips: 800 train, 60 tune, 480 test, 126 showcase; samples of train and test, shared by all rows and seeds | | 2 600 |
-| 1a 256 k samples; 1a@long, prolonged by what stages 2 and 3 show the VLM | 3 800 | 11 400 |
+| 1a 256 k samples; 1a@long, on by what stages 2 and 3 show the VLM | 1 900 | 5 800 |
 | 1b 320 k samples | 3 640 | 10 900 |
 | 1c 32 k samples, four adapters | 2 000 | 6 000 |
-| 1c prolonged: senna2@1long by stage 2's samples, senna@long by those of stages 2 and 3 | 1 400 | 4 200 |
+| 1c goes on: senna2@1long by stage 2's samples, senna@long by those of stages 2 and 3 | 350 | 1 000 |
 | stage 2, 9.6 k samples | 210 | 600 |
 | stage 3, default and literal losses: a round of 80 drives, judged on 60 tuning clips | 1 000 | 3 000 |
 | plans: nine rows, 5 000 samples and three forced decisions on 1 000; the rows made of it | 940 | 2 800 |
-| drives: five rows on 480 test clips, four on 240; showcase twice | 6 000 | 18 000 |
+| drives: five rows on 480 test clips, four on 120; showcase twice | 5 200 | 15 500 |
 | baselines and forced drives | | 800 |
 
-63 000 core-seconds: 8.7 hours of two quiet cores, 10 with the 15 % that two jobs side by side cost each other.
+52 000 core-seconds: 7.2 hours of two quiet cores, 8.3 with the 15 % that two jobs side by side cost each other.
 """
 
 from __future__ import annotations
