@@ -120,7 +120,9 @@ def test_two_ranks_are_one(case, by_two, make_policy, store, tmp_path):
         for ours, other in zip(log, theirs, strict=True):
             assert ours.keys() == other.keys()
             for name in ours.keys() - {"samples_per_s", "waiting_share"}:
-                assert other[name] == pytest.approx(ours[name], rel=5e-4, abs=1e-6), (name, ours)
+                # a gradient is a sum of what cancels: other rows in a product, other last bits, already at step 0
+                rel = 5e-4 if name.startswith("grad_norm") else 1e-4
+                assert other[name] == pytest.approx(ours[name], rel=rel, abs=1e-6), (name, ours)
     weights = [load_file(by_two / f"{case} {rank}.safetensors") for rank in range(2)]
     for name, p in policy.named_parameters():
         assert torch.equal(weights[0][name], weights[1][name]), name
