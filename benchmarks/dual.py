@@ -50,7 +50,7 @@ def system(size: str) -> DualSystem:
         with torch.device("cuda"):  # three billion random numbers take a minute on a CPU
             vlm = DrivingVLM.tiny(QWEN_3B).to("cuda", torch.bfloat16)
     policy = DualSystem(PolicyConfig(), Rig.default(), vlm=vlm)
-    policy.fit_basis(Samples.fake(64))
+    policy.fit_planner(Samples.fake(64))
     return policy.eval() if size == "tiny" else policy.to("cuda").eval()
 
 

@@ -37,7 +37,7 @@ def policy():
     torch.set_num_threads(1)
     config = PolicyConfig(dim=32, blocks=2, channels=(8, 8, 16, 16), agent_queries=4, map_queries=4)
     policy = DualSystem(config, Rig.fake(), vlm=DrivingVLM.tiny(seed=0), seed=0)
-    policy.fit_basis(Samples.fake(24, Rig.fake(), seed=3))
+    policy.fit_planner(Samples.fake(24, Rig.fake(), seed=3))
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         for _, p in policy.policy_parameters():

@@ -203,7 +203,7 @@ def test_eval_drives_once_a_vlm_period(run, whole_clip, tmp_path):
     torch.set_num_threads(1)
     rig = load_clip(whole_clip).rig
     policy = DualSystem(PolicyConfig(obs="state", dim=32, blocks=1), rig, vlm=DrivingVLM.tiny(seed=0))
-    policy.fit_basis(Samples.fake(64))
+    policy.fit_planner(Samples.fake(64))
     policy.save_pretrained(tmp_path / "senna2" / "policy", {})
     out_file = tmp_path / "r.json"
     words = ("eval", "closed", "--policy", tmp_path / "senna2" / "policy", "idm", "--scenes", whole_clip)
@@ -229,7 +229,7 @@ def test_eval_drives_once_a_vlm_period(run, whole_clip, tmp_path):
 def test_a_period_asks_the_vlm_as_often_as_it_says(whole_clip, tmp_path):
     clip = load_clip(whole_clip)
     policy = DualSystem(PolicyConfig(obs="state", dim=32, blocks=1), clip.rig, vlm=DrivingVLM.tiny(seed=0))
-    policy.fit_basis(Samples.fake(64))
+    policy.fit_planner(Samples.fake(64))
     policy.save_pretrained(tmp_path / "p", {})
     rows = each_period({"p": str(tmp_path / "p")}, [1.0])
     driven = drive(rows["p (VLM 1 s)"](), clip, policy_name="p")
@@ -379,7 +379,7 @@ def whole_checkpoint(tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("checkpoints") / "small"
     policy = DualSystem(PolicyConfig(obs="state", dim=32, blocks=1), Rig.fake(), hidden_size=8, seed=0)
-    policy.fit_basis(Samples.fake(64))
+    policy.fit_planner(Samples.fake(64))
     policy.save_pretrained(folder, {})
     return folder
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from senna2.config import diff, fingerprint, from_dict, load_json, to_dict
+from senna2.config import diff, fingerprint, from_dict, later, load_json, to_dict
 from senna2.types import InputError
 
 
@@ -106,3 +106,23 @@ def test_json_files_that_cannot_be_read_are_named(tmp_path):
     bad.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"bad\.json: not valid JSON"):
         load_json(bad)
+
+
+@dataclass(frozen=True)
+class Grown(Inner):
+    """`Inner`, with fields that came later."""
+
+    kind: str = later("plain")
+    more: dict[str, int] = later({})
+
+
+def test_what_was_written_before_a_field_existed_stays_valid():
+    """Neither a file nor a fingerprint of the time changes, and both mean what they meant."""
+    assert from_dict(Grown, to_dict(Inner())) == Grown()
+    assert fingerprint(Grown()) == fingerprint(Inner())
+    grown = Grown(kind="other", more={"a": 1})
+    assert from_dict(Grown, json.loads(json.dumps(to_dict(grown)))) == grown
+    assert fingerprint(grown) != fingerprint(Inner())
+    assert diff(grown, Grown())["kind"] == ("other", None)
+    with pytest.raises(InputError, match=r"config: lacks \['rate'\]"):
+        from_dict(Grown, {"sizes": [1], "pair": [1.0, "m"]})

@@ -15,10 +15,20 @@ from senna2.types import InputError
 C = TypeVar("C")
 
 
+def later(before: Any) -> Any:
+    """A field that a config got after files and fingerprints of it were written: these mean `before`. At that value it
+    is not written, so that they stay valid; the default may change, `before` may not."""
+    if isinstance(before, dict):
+        return dataclasses.field(default_factory=before.copy, metadata={"before": before})
+    return dataclasses.field(default=before, metadata={"before": before})
+
+
 def to_dict(config: Any) -> Any:
     """A dataclass (nested, tuples, dicts of such) as plain JSON values."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        new = {f.name: f.metadata["before"] for f in dataclasses.fields(config) if "before" in f.metadata}
+        return {n: to_dict(v) for n, v in values.items() if n not in new or v != new[n]}
     if isinstance(config, (list, tuple)):
         return [to_dict(v) for v in config]
     if isinstance(config, dict):
@@ -59,6 +69,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         for name in value:
             if name not in names:
                 raise InputError(f"{where}.{name}: unknown field; known are {sorted(names)}")
+        new = {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}
+        value = {**new, **value}
         missing = names - set(value)
         if missing:
             raise InputError(f"{where}: lacks {sorted(missing)}")

@@ -18,6 +18,9 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "idm": "senna2.drivers:Idm",
         "naive": "senna2.drivers:Naive",
     },
+    "planners": {
+        "dit": "senna2.model.planners.dit:DiT",
+    },
     "sources": {"town": "senna2.world.town.families:make_scene"},
     "scenes": {
         "town": "senna2.world.town.families:make_scene",
@@ -70,10 +73,12 @@ def packaged() -> dict[str, Path]:
 
 
 def get(kind: str, name: str) -> Any:
-    """The registered object; `InputError` names what exists."""
+    """The registered object, or the one at `module:attribute`; `InputError` names what exists."""
     found = listing(kind)
+    if ":" in name:
+        found[name] = name
     if name not in found:
-        raise InputError(f"no {kind} named '{name}'; there are {sorted(found)}")
+        raise InputError(f"no {kind} named '{name}'; there are {sorted(found)}, or give module:attribute")
     module, _, attribute = found[name].partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

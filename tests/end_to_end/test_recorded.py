@@ -170,7 +170,7 @@ def systems(folder, tmp_path_factory) -> dict[str, str]:
     samples, _ = replay(load_clip(folder / "0061"), Replay(every=2, images=False))
     for name, adapter in (("senna", "decision"), ("senna2", "both")):
         policy = new_policy(smoke(), adapter=adapter)
-        policy.fit_basis(samples)
+        policy.fit_planner(samples)
         policy.eval().save_pretrained(out / name)
     return {name: str(out / name) for name in ("senna", "senna2")}
 

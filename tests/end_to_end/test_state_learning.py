@@ -54,7 +54,7 @@ def test_a_planner_trained_on_12000_state_samples_beats_constant_velocity(tmp_pa
     store = _store("train", TRAIN_CLIPS, tmp_path / "train")
     held_out = _store("test", HELD_OUT_CLIPS, tmp_path / "test").states
     policy = DualSystem(PolicyConfig(obs="state", adapter="none"), Rig.default(), seed=0)
-    policy.fit_basis(store.states)
+    policy.fit_planner(store.states)
     config = Stage1b(Optim(steps=STEPS, batch=BATCH, lr=1e-3))
     run_1b(policy.train(), store, config, tmp_path / "training", seed=0, ranks=Ranks(), resume=False)
     policy.eval().save_pretrained(tmp_path / "policy")

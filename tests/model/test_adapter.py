@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from senna2.model.adapter import MODES, DecisionAdapter, pooled_hidden
+from senna2.model.config import PolicyConfig
 from senna2.model.planners.dit import DiT
 from senna2.model.vlm.qwen import DrivingVLM
 from senna2.types import Camera, InputError, Rig, Samples
@@ -62,7 +63,7 @@ def test_bad_arguments():
 def test_a_fresh_adapter_of_any_mode_is_a_no_op_to_a_trained_planner(mode):
     """adaLN-zero: F_vlm enters through a projection that is zero until stage 1c trains it."""
     torch.manual_seed(0)
-    planner = DiT(coefficients=4, group=1, dim=16, heads=2, blocks=2, mlp_ratio=2, speed_limit_input=False)
+    planner = DiT(PolicyConfig(modes=4, dim=16, heads=2, blocks=2, mlp_ratio=2, speed_limit_input=False))
     with torch.no_grad():
         for name, p in planner.named_parameters():
             if not name.startswith("f_vlm."):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from senna2.model.config import PolicyConfig
 from senna2.model.planners.dit import DiT
 
 B, D, S, C = 3, 2, 7, 32
@@ -9,7 +10,8 @@ B, D, S, C = 3, 2, 7, 32
 def _dit(coefficients: int = 6, group: int = 1, trained: bool = False, **kw) -> DiT:
     torch.manual_seed(0)
     settings = {"dim": C, "heads": 2, "blocks": 2, "mlp_ratio": 2, "speed_limit_input": True} | kw
-    dit = DiT(coefficients=coefficients, group=group, **settings)
+    plan = {"modes": coefficients} if group == 1 else {"basis": "points", "points_per_token": group}
+    dit = DiT(PolicyConfig(**plan, **settings))
     if trained:  # away from the zeros of the initialisation, except where F_vlm enters
         for name, p in dit.named_parameters():
             if not name.startswith("f_vlm"):

@@ -226,7 +226,7 @@ def samples_hidden(samples: Samples) -> torch.Tensor:
 def _policy(vlm: nn.Module | None) -> DualSystem:
     config = PolicyConfig(obs="state", adapter="both" if vlm else "decision", dim=32, heads=2, blocks=1)
     policy = DualSystem(config, Rig.fake(), vlm=vlm)
-    policy.fit_basis(Samples.fake(64))
+    policy.fit_planner(Samples.fake(64))
     return policy
 
 

@@ -57,7 +57,7 @@ class FakeVLM(nn.Module):
 def _policy(obs: str = "state", rig: Rig | None = None, vlm: nn.Module | None = None, **kw) -> DualSystem:
     settings = SMALL | {"adapter": "both" if vlm else "decision"} | kw
     policy = DualSystem(PolicyConfig(obs=obs, **settings), rig or Rig.fake(), vlm=vlm)
-    policy.fit_basis(Samples.fake(64))
+    policy.fit_planner(Samples.fake(64))
     return policy
 
 
@@ -125,7 +125,7 @@ def test_faithful_is_the_papers_letter():
     config = PolicyConfig.faithful(obs="state", adapter="decision", **SMALL)
     assert (config.prediction, config.basis, config.loss, config.first_step_share) == ("eps", "points", "mse", 0.0)
     policy = DualSystem(config, Rig.fake())
-    policy.fit_basis(Samples.fake(64))
+    policy.fit_planner(Samples.fake(64))
     samples = Samples.fake(4)
     first, last = _fit(policy, samples, 60)
     assert last < first
@@ -538,7 +538,7 @@ def test_other_peoples_folders_are_not_overwritten(tmp_path):
     with pytest.raises(InputError, match="no checkpoint folder"):
         _policy().save_pretrained(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
-    with pytest.raises(InputError, match="plan basis"):
+    with pytest.raises(InputError, match="not fitted"):
         DualSystem(PolicyConfig(obs="state", adapter="none", **SMALL), Rig.fake()).save_pretrained(tmp_path / "c")
 
 
@@ -551,7 +551,7 @@ def test_missing_inputs_are_named():
         policy.act(less)
     with pytest.raises(InputError, match=r"observation\.state"):
         _policy("state").act(dataclasses.replace(observation, state=None))
-    with pytest.raises(InputError, match="no plan basis"):
+    with pytest.raises(InputError, match="not fitted"):
         DualSystem(PolicyConfig(obs="state", adapter="none", **SMALL), rig).plan_batch(Samples.fake(1))
     with pytest.raises(InputError, match="hidden size 16"):
         DualSystem(PolicyConfig(obs="state", **SMALL), rig, hidden_size=8).attach_vlm(FakeVLM())

@@ -38,7 +38,7 @@ NUSCENES = {
 def _policy(**changes) -> DualSystem:
     config = PolicyConfig(dim=32, heads=2, blocks=2, channels=(8, 8, 16, 16), adapter="decision")
     policy = DualSystem(config, Rig.default(), any_rig=True, **changes)
-    policy.fit_basis(Samples.fake(64))
+    policy.fit_planner(Samples.fake(64))
     g = torch.Generator().manual_seed(7)
     with torch.no_grad():  # leave the zeros of the initialisation, as training would
         for p in policy.planner.parameters():

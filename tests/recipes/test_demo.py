@@ -21,7 +21,7 @@ def _save(folder, rig, *, small=True, adapter="both"):
     torch.set_num_threads(1)
     sizes = {"dim": 32, "blocks": 2, "channels": (8, 8, 16, 16), "agent_queries": 4, "map_queries": 4} if small else {}
     policy = DualSystem(PolicyConfig(adapter=adapter, **sizes), rig, vlm=DrivingVLM.tiny(seed=0), seed=0)
-    policy.fit_basis(Samples.fake(24, rig, seed=3))
+    policy.fit_planner(Samples.fake(24, rig, seed=3))
     policy.eval().save_pretrained(folder, {"seed": 0})
     return policy
 

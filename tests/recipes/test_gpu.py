@@ -64,7 +64,7 @@ def test_mixed_precision_leaves_plans_in_metres_whole():
     samples = dataclasses.replace(samples, index_N=np.arange(16, dtype=np.int64), future_NT3=bent)
     config = PolicyConfig(dim=32, blocks=2, channels=(8, 8, 16, 16), agent_queries=4, map_queries=4, adapter="none")
     policy = DualSystem(config, Rig.fake(), seed=0)
-    policy.fit_basis(samples)
+    policy.fit_planner(samples)
     batch = Batch.from_samples(samples)
     noise = policy.sample_noise(batch.index_B, 0)
     plans = {}

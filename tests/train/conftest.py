@@ -49,7 +49,7 @@ def small_policy(vlm_folder: Path, store: MemoryStore, **changes) -> DualSystem:
     """Identical weights at every call, in every process."""
     config = PolicyConfig(dim=32, blocks=2, channels=(8, 8, 16, 16), agent_queries=4, map_queries=4, **changes)
     policy = DualSystem(config, Rig.fake(), vlm=DrivingVLM.from_pretrained(vlm_folder), seed=0)
-    policy.fit_basis(store.states)
+    policy.fit_planner(store.states)
     return policy.train()
 
 
@@ -74,7 +74,7 @@ def straight_driver():
     side = np.linspace(-1, 1, 24)[:, None]
     bent[..., 1] = side * np.linspace(0, 1.5, 30) ** 2  # so that the lateral modes have their real size
     policy = DualSystem(PolicyConfig(obs="state", adapter="none", dim=32, blocks=2), Rig.fake(), seed=0)
-    policy.fit_basis(dataclasses.replace(samples, future_NT3=bent))
+    policy.fit_planner(dataclasses.replace(samples, future_NT3=bent))
     optimiser = torch.optim.AdamW(policy.parameters(), 3e-3)
     batch = Batch.from_samples(samples)
     for step in range(150):

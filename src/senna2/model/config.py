@@ -9,9 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from senna2.config import from_dict, later, to_dict
 from senna2.model.adapter import HIDDEN, MODES
 from senna2.model.basis import KINDS
 from senna2.model.diffusion import PREDICTIONS, SCHEDULES
+from senna2.registry import listing
 from senna2.types import PLAN_DT, PLAN_STEPS, Camera, InputError, Rig
 
 
@@ -19,6 +21,8 @@ from senna2.types import PLAN_DT, PLAN_STEPS, Camera, InputError, Rig
 class PolicyConfig:
     """Every choice of the end-to-end policy; the defaults are section 8's, `faithful()` the paper's letter."""
 
+    planner: str = later("dit")  # a registered planner; "dit" is Senna-2's
+    planner_options: dict[str, Any] = later({})  # what differs from the planner's own `Options`
     obs: str = "images"  # "images", or "state": privileged boxes and lanes, which trains in seconds
     adapter: str = "both"  # Table 4: none, decision, vlm, both
     # Which of the VLM's final hidden states feed the adapter: the last prompt token [ours], or the mean over the
@@ -75,6 +79,9 @@ class PolicyConfig:
         return 1 if self.basis == "modes" else self.points_per_token
 
     def validate(self) -> Self:
+        if ":" not in self.planner and self.planner not in listing("planners"):
+            known = sorted(listing("planners"))
+            raise InputError(f"policy.planner: '{self.planner}' is unknown; there are {known}, or give module:class")
         choices = {
             "obs": ("images", "state"), "adapter": MODES, "hidden": HIDDEN,
             "prediction": PREDICTIONS, "schedule": SCHEDULES,
@@ -102,19 +109,16 @@ class PolicyConfig:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"channels": list(self.channels)}
+        values: dict[str, Any] = to_dict(self)
+        return values
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str = "config.json") -> Self:
         """Strict: an unknown or missing field is an `InputError`."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        if not isinstance(data, Mapping) or set(data) != names:
-            odd = sorted(names ^ set(data)) if isinstance(data, Mapping) else "everything"
-            raise InputError(f"{where}: field policy: {odd} missing or unknown; was it saved by another version?")
         try:
-            return cls(**{**data, "channels": tuple(data["channels"])}).validate()
-        except TypeError as error:
-            raise InputError(f"{where}: field policy: {error}") from error
+            return from_dict(cls, data, f"{where}: field policy").validate()
+        except InputError as error:
+            raise InputError(f"{error}; was it saved by another version?") from error
 
 
 def rig_to_json(rig: Rig) -> list[dict[str, Any]]:

@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from senna2.model import diffusion
 from senna2.model.adapter import DecisionAdapter, pooled_hidden
 from senna2.model.backbone import ImageEncoder, StateEncoder
-from senna2.model.basis import PlanBasis
 from senna2.model.batch import Batch
 from senna2.model.config import PolicyConfig, check_rig
 from senna2.model.lockstep import Lockstep
 from senna2.model.memory import Bank, MemoryBank, SimulatedClock, Thought
 from senna2.model.override import Forced, columns, decisions, given_decision, leaves_alone, merged
 from senna2.model.perception import Perception
-from senna2.model.planners.dit import DiT
+from senna2.model.planners.base import Planner
 from senna2.model.rigs import RigFit, fit_rig
+from senna2.model.scene import SceneTokens
+from senna2.registry import get
 from senna2.types import (
+    MAX_AGENTS,
+    MAX_LANES,
     Array,
     ClipMeta,
     Decision,
@@ -50,19 +50,6 @@ __all__ = ["DualSystem", "PolicyConfig", "SceneTokens"]
 PARTS = ("encoder", "perception", "planner", "adapter", "vlm")
 
 
-@dataclass(frozen=True, eq=False)
-class SceneTokens:
-    """The E2E condition. queries: agent, map and navigation tokens (None with obs="state": truth is the input)."""
-
-    tokens_BSC: Tensor
-    valid_BS: Tensor | None
-    queries_BQC: Tensor | None
-
-    def take(self, rows: Tensor) -> Self:
-        mask, queries = (None if x is None else x[rows] for x in (self.valid_BS, self.queries_BQC))
-        return type(self)(self.tokens_BSC[rows], mask, queries)
-
-
 class DualSystem(nn.Module):
     """The policy of `senna2` and `senna` (the latter: adapter="decision"). Implements the Policy protocol.
 
@@ -74,8 +61,8 @@ class DualSystem(nn.Module):
     vehicle = "bicycle"
 
     def __init__(
-        self, config: PolicyConfig, rig: Rig, *, vlm: DrivingVLM | None = None, basis: PlanBasis | None = None,
-        hidden_size: int = 0, seed: int = 0, forced: Forced = None, any_rig: bool = False,
+        self, config: PolicyConfig, rig: Rig, *, vlm: DrivingVLM | None = None, hidden_size: int = 0, seed: int = 0,
+        forced: Forced = None, any_rig: bool = False,
     ) -> None:  # fmt: skip
         """`hidden_size` stands in for the VLM's while there is none yet (stage 1b before 1a)."""
         super().__init__()
@@ -84,15 +71,10 @@ class DualSystem(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(config, rig)
-        self.schedule = diffusion.Schedule(config.schedule, config.diffusion_steps)
-        self.basis: PlanBasis | None = None
-        if basis is not None:
-            self.set_basis(basis)
         self.vlm: DrivingVLM | None = None
         if vlm is not None:
             self.attach_vlm(vlm)
         self.forced, self.any_rig = forced, any_rig
-        self.mixed: torch.dtype | None = None  # precision of encoder and planner; plans and losses stay in 32 bit
         self._fit: RigFit | None = None
         self.clock = SimulatedClock()
         self.memory: Bank = MemoryBank(config.vlm_period_s, self.clock)
@@ -106,17 +88,23 @@ class DualSystem(nn.Module):
             self.perception = Perception(rig, c.dim, c.heads, agents=c.agent_queries, lines=c.map_queries)
         else:
             self.encoder = StateEncoder(c.dim)
-        self.planner = DiT(
-            coefficients=c.coefficients, group=c.group, dim=c.dim, heads=c.heads, blocks=c.blocks,
-            mlp_ratio=c.mlp_ratio, speed_limit_input=c.speed_limit_input, motion_input=c.motion_input,
-        )  # fmt: skip
+        self.planner: Planner = get("planners", c.planner)(c)
         self.adapter = DecisionAdapter(self.hidden_size, c.dim, c.adapter)
 
     # ------------------------------------------------------------------------------------------------- parts
 
     @property
     def device(self) -> torch.device:
-        return self.planner.place_NC.device
+        return self.planner.device
+
+    @property
+    def mixed(self) -> torch.dtype | None:
+        """Precision of encoder and planner; plans and losses stay in 32 bit."""
+        return self.planner.mixed
+
+    @mixed.setter
+    def mixed(self, dtype: torch.dtype | None) -> None:
+        self.planner.mixed = dtype
 
     @property
     def needs_images(self) -> bool:
@@ -130,31 +118,9 @@ class DualSystem(nn.Module):
             )
         self.vlm = vlm
 
-    def set_basis(self, basis: PlanBasis) -> None:
-        c = self.config
-        got, wanted = (basis.kind, basis.coefficients, basis.steps), (c.basis, c.coefficients, c.plan_steps)
-        if got != wanted or abs(basis.dt - c.plan_dt) > 1e-9:
-            raise InputError(
-                f"normalisation.json: basis {got} at {basis.dt} s does not fit the policy's {wanted} at {c.plan_dt} s; "
-                "fit it with the policy's own configuration"
-            )
-        self.basis = basis.to(self.device)
-
-    def fit_basis(self, samples: Samples) -> PlanBasis:
-        """Fit the plan basis on training samples (those with a whole future) and adopt it."""
-        future, v = samples.future_NT3[..., :2], samples.motion_N4[:, 0]
-        whole = np.isfinite(future).all((1, 2))
-        t = self.config.plan_dt * np.arange(1, self.config.plan_steps + 1)
-        residual = future[whole].astype(np.float64)
-        residual[..., 0] -= v[whole, None] * t
-        c = self.config
-        self.set_basis(PlanBasis.fit(residual, kind=c.basis, modes=c.modes, dt=c.plan_dt))
-        return self._fitted()
-
-    def _fitted(self) -> PlanBasis:
-        if self.basis is None:
-            raise InputError("policy: no plan basis yet; call fit_basis(training samples) or load a checkpoint")
-        return self.basis
+    def fit_planner(self, samples: Samples) -> None:
+        """Fit what the planner needs before it learns (a plan basis, a vocabulary, anchors) on training samples."""
+        self.planner.fit(samples)
 
     def part(self, name: str) -> nn.Module | None:
         """One of `encoder`, `perception`, `planner`, `adapter`, `vlm`; None where this policy has none."""
@@ -179,14 +145,13 @@ class DualSystem(nn.Module):
         """Scene tokens. `augment` (seed, step) tints the images, keyed by the samples' indices; None does not."""
         if self.perception is None:
             tokens, valid = self.encoder(batch)
-            return SceneTokens(tokens, valid, None)
-        with self._autocast():
+            return SceneTokens(tokens, valid, None, MAX_AGENTS, MAX_LANES)
+        with self.planner.autocast():
             tokens = self._image_tokens(batch, augment)
-        queries, valid = tokens.queries_BQC, tokens.valid_BS
-        return SceneTokens(tokens.tokens_BSC.float(), valid, None if queries is None else queries.float())
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.mixed is None else torch.autocast(self.device.type, self.mixed)
+        queries = tokens.queries_BQC
+        return dataclasses.replace(
+            tokens, tokens_BSC=tokens.tokens_BSC.float(), queries_BQC=None if queries is None else queries.float()
+        )
 
     def _image_tokens(self, batch: Batch, augment: tuple[int, int] | None) -> SceneTokens:
         assert self.perception is not None
@@ -201,10 +166,11 @@ class DualSystem(nn.Module):
             valid = self._fit.valid_S.to(self.device).expand(len(batch), -1)
         queries = self.perception(image, batch.navigation_B, valid)
         if not self.config.image_tokens:
-            return SceneTokens(queries, None, queries)
+            return SceneTokens(queries, None, queries, self.config.agent_queries, self.config.map_queries)
         if valid is not None:
             valid = torch.cat([torch.ones_like(queries[..., 0], dtype=torch.bool), valid], 1)
-        return SceneTokens(torch.cat([queries, image], 1), valid, queries)
+        every = torch.cat([queries, image], 1)
+        return SceneTokens(every, valid, queries, self.config.agent_queries, self.config.map_queries)
 
     def condition(
         self, hidden_BH: Tensor | None, speed_B: Tensor, direction_B: Tensor, hidden_valid_B: Tensor | None = None
@@ -214,38 +180,12 @@ class DualSystem(nn.Module):
             hidden_BH = hidden_BH.detach()
         return cast(Tensor, self.adapter(hidden_BH, speed_B, direction_B, hidden_valid_B))
 
-    def _denoise(self, x_BDK2: Tensor, t_BD: Tensor, tokens: SceneTokens, f_vlm: Tensor | None, batch: Batch) -> Tensor:
-        with self._autocast():
-            out = self.planner(
-                x_BDK2, t_BD, tokens.tokens_BSC, tokens.valid_BS, motion_B4=batch.motion_B4,
-                navigation_B=batch.navigation_B, speed_limit_B=batch.speed_limit_B, f_vlm_BC=f_vlm,
-            )  # fmt: skip
-        return cast(Tensor, out.float())
-
-    def _reference(self, batch: Batch) -> Tensor:
-        return diffusion.inertial_reference(batch.motion_B4[:, 0], self.config.plan_steps, self.config.plan_dt)
-
     def planning_loss(
         self, tokens: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int, step: int, draws: int | None = None
     ) -> Tensor:
-        """L_E2E per sample (B,): error of the predicted noise (or x0, v) of the residual plan, mean over coefficients
-        and draws. 0, without gradient, where the expert's future is not whole (`batch.has_future_B`)."""
-        c, basis, draws = self.config, self._fitted(), draws or self.config.draws
-        whole = batch.has_future_B
-        residual = torch.where(whole[:, None, None], batch.future_BT2 - self._reference(batch), 0.0)
-        z = basis.encode(residual)[:, None].expand(-1, draws, -1, -1)
-        noise = diffusion.keyed_noise(batch.index_B, seed, step, (draws, c.coefficients, 2)).to(self.device)
-        t = diffusion.training_times(
-            batch.index_B, seed, step, draws=draws, steps=c.diffusion_steps, t_start=c.t_start,
-            first_share=c.first_step_share,
-        ).to(self.device)  # fmt: skip
-        out = self._denoise(self.schedule.q_sample(z, noise, t), t, tokens, f_vlm, batch)
-        target = self.schedule.target(z, noise, t, c.prediction)
-        if c.loss == "mse":
-            loss = F.mse_loss(out, target, reduction="none")
-        else:
-            loss = F.smooth_l1_loss(out, target, beta=c.loss_beta, reduction="none")
-        return loss.flatten(1).mean(-1) * whole
+        """L_E2E per sample (B,), the planner's own (`Planner.loss`). 0, without gradient, where the expert's future is
+        not whole (`batch.has_future_B`)."""
+        return self.planner.loss(tokens, f_vlm, batch, seed=seed, step=step, draws=draws or self.config.draws)
 
     def perception_losses(self, tokens: SceneTokens, batch: Batch) -> dict[str, Tensor]:
         """Losses (B,) of the agent, map and navigation heads [ours]; none with obs="state"."""
@@ -254,24 +194,15 @@ class DualSystem(nn.Module):
         return self.perception.losses(tokens.queries_BQC, batch)
 
     def sample_noise(self, index_B: Tensor, seed: int, step: int = 0) -> Tensor:
-        """z (B, K, 2) to sample plans from, keyed by (index, seed, step)."""
-        shape = (self.config.coefficients, 2)
+        """z (B, …) to sample plans from, keyed by (index, seed, step)."""
+        shape = self.planner.noise_shape
         return diffusion.keyed_noise(index_B, seed, step, shape, diffusion.SAMPLE).to(self.device)
 
     def sample_plan(
         self, tokens: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
     ) -> Tensor:
-        """Absolute plan (B, T, 2) in metres after deterministic DDIM from `noise` (B, K, 2); differentiable through
-        every step, as L_low needs."""
-        c = self.config
-
-        def denoise(x_BK2: Tensor, t_B: Tensor) -> Tensor:
-            return self._denoise(x_BK2[:, None], t_B[:, None], tokens, f_vlm, batch)[:, 0]
-
-        z = self.schedule.ddim(
-            denoise, noise, prediction=c.prediction, steps=steps or c.ddim_steps, t_start=c.t_start
-        )  # fmt: skip
-        return self._reference(batch) + self._fitted().decode(z)
+        """Absolute plan (B, T, 2) in metres from `noise` (B, …)."""
+        return self.planner.plan(tokens, f_vlm, batch, noise=noise, steps=steps)
 
     # ------------------------------------------------------------------------------------------------- driving
 

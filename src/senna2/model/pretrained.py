@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from senna2.files import replace_folder
-from senna2.model.basis import PlanBasis
 from senna2.model.config import PolicyConfig, rig_from_json, rig_to_json
 from senna2.types import InputError
 
@@ -28,11 +27,12 @@ SCHEMA = "senna2.policy/1"
 def save(policy: DualSystem, folder: Path, provenance: Mapping[str, Any], *, half: bool = False) -> None:
     """Write the whole folder beside its place, then put it there: an interrupted save leaves the old one as it was.
 
-    `half` stores 16-bit weights. Raises `InputError` for a policy without a plan basis, or when `folder` holds
+    `half` stores 16-bit weights. Raises `InputError` for a policy whose planner is not fitted, or when `folder` holds
     something that is not a checkpoint.
     """
-    if policy.basis is None:
-        raise InputError(f"{folder}: the policy has no plan basis; call fit_basis(training samples) before saving")
+    fitted = policy.planner.fitted()
+    if fitted is None:
+        raise InputError(f"{folder}: the planner is not fitted; call fit_planner(training samples) before saving")
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
         raise InputError(f"{folder}: exists and is no checkpoint folder; choose another place")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def save(policy: DualSystem, folder: Path, provenance: Mapping[str, Any], *, hal
         if half:
             weights = {n: p.half() for n, p in weights.items()}
         save_file(weights, fresh / "model.safetensors")
-        files = {"config": config, "normalisation": policy.basis.to_json(), "provenance": dict(provenance)}
+        files = {"config": config, "normalisation": fitted, "provenance": dict(provenance)}
         for name, data in files.items():
             (fresh / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
         if policy.vlm is not None:
@@ -76,7 +76,7 @@ def load(folder: Path) -> DualSystem:
     where = str(folder / "config.json")
     settings, rig = PolicyConfig.from_json(config["policy"], where), rig_from_json(config["rig"], where)
     path = folder / "normalisation.json"
-    basis = PlanBasis.from_json(_json(path), str(path))
+    fitted = _json(path)
     vlm = None
     if config["has_vlm"]:
         if not (folder / "vlm").is_dir():
@@ -84,7 +84,8 @@ def load(folder: Path) -> DualSystem:
         from senna2.model.vlm.qwen import DrivingVLM
 
         vlm = DrivingVLM.from_pretrained(folder / "vlm")
-    policy = DualSystem(settings, rig, vlm=vlm, basis=basis, hidden_size=int(config["hidden_size"]))
+    policy = DualSystem(settings, rig, vlm=vlm, hidden_size=int(config["hidden_size"]))
+    policy.planner.restore(fitted, str(path))
     _fill(policy, folder / "model.safetensors")
     return policy
 

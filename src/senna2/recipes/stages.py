@@ -64,11 +64,14 @@ def with_adapter(policy: DualSystem, adapter: str, seed: int, *, hidden: str | N
     """The same system with a new adapter of another kind (Table 4; `senna` has "decision"), or one that reads other
     hidden states of the VLM."""
     config = dataclasses.replace(policy.config, adapter=adapter, hidden=hidden or policy.config.hidden)
-    other = DualSystem(config, policy.rig, vlm=policy.vlm, basis=policy.basis, seed=seed)
+    other = DualSystem(config, policy.rig, vlm=policy.vlm, seed=seed)
     for part in ("encoder", "perception", "planner"):
         source, target = getattr(policy, part), getattr(other, part)
         if source is not None:
             target.load_state_dict(source.state_dict())
+    fitted = policy.planner.fitted()
+    if fitted is not None:
+        other.planner.restore(fitted)
     return other
 
 
@@ -112,8 +115,8 @@ def run_stage(
         _stage_3(policy, recipe, training, clips, tune_clips, workers, common)
     elif store is None:
         raise InputError(f"stage {stage}: needs samples (--data DIR)")
-    if store is not None and policy.basis is None:
-        policy.fit_basis(store.states)
+    if store is not None and policy.planner.fitted() is None:
+        policy.fit_planner(store.states)
     if store is not None and stage == "1a":
         run_1a(policy, store, recipe.stage1a, training, **common)
     elif store is not None:

@@ -1,17 +1,30 @@
-"""DiT planner: denoises the residual plan under the scene (cross-attention) and F_vlm (adaLN-zero); spec section 2.
+"""`dit`, the planner of Senna-2: diffusion of the residual to the inertial reference (paper 3.2; spec section 2). The
+network denoises it under the scene (cross-attention) and F_vlm (adaLN-zero).
 
-Legend: B batch, D draws (noise samples that share a scene), K coefficients, N plan tokens, S scene tokens, C width.
+Legend: B batch, D draws (noise samples that share a scene), K coefficients, N plan tokens, S scene tokens, C width,
+T plan steps.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from senna2.model import diffusion
+from senna2.model.basis import PlanBasis
+from senna2.model.batch import Batch
 from senna2.model.layers import Attention, mlp, sines, zero
-from senna2.types import Direction
+from senna2.model.planners.base import Planner
+from senna2.model.scene import SceneTokens
+from senna2.types import InputError, Samples
+
+if TYPE_CHECKING:
+    from senna2.model.config import PolicyConfig
 
 
 class Block(nn.Module):
@@ -34,40 +47,38 @@ class Block(nn.Module):
         return cast(Tensor, x + gate_2 * self.mlp(h))
 
 
-class DiT(nn.Module):
-    """Network of the diffusion: x_t, t, scene, ego speed, command, speed limit and F_vlm → x0, ε or v.
+class DiT(Planner):
+    """L_E2E = E ‖ε − ε_θ(r_t, t, c)‖² (or x0, v) on the residual's coefficients; plans by two steps of DDIM.
+
+    The network: x_t, t, scene, ego speed, command, speed limit and F_vlm → x0, ε or v.
 
     The last layer starts at zero: before training the x0-planner drives the inertial reference exactly. F_vlm enters
     through a projection that starts at zero too, so a fresh adapter on a trained planner changes nothing (stage 1c).
     """
 
-    def __init__(
-        self, *, coefficients: int, group: int, dim: int, heads: int, blocks: int, mlp_ratio: int,
-        speed_limit_input: bool, motion_input: str = "speed",
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.group, self.speed_limit_input, self.motion_input = group, speed_limit_input, motion_input
-        self.embed = nn.Linear(2 * group, dim)
-        self.place_NC = nn.Parameter(torch.randn(coefficients // group, dim) * 0.5)
+    basis: PlanBasis | None
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__(config)
+        c, dim = config, config.dim
+        self.group = c.group
+        self.embed = nn.Linear(2 * c.group, dim)
+        self.place_NC = nn.Parameter(torch.randn(c.coefficients // c.group, dim) * 0.5)
         self.time = mlp(16, dim, dim)
-        self.motion = mlp(6 if motion_input == "all" else 3, dim, dim)
-        self.navigation = nn.Embedding(len(Direction), dim)
-        self.command = mlp(dim + 4, dim, dim)
-        self.f_vlm = zero(nn.Linear(dim, dim, bias=False))
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(blocks))
+        self._learn_to_be_told(dim, speed_limit_input=c.speed_limit_input, motion_input=c.motion_input)
+        self.blocks = nn.ModuleList(Block(dim, c.heads, c.mlp_ratio) for _ in range(c.blocks))
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = zero(nn.Linear(dim, 2 * dim))
-        self.out = zero(nn.Linear(dim, 2 * group))
+        self.out = zero(nn.Linear(dim, 2 * c.group))
+        self.schedule = diffusion.Schedule(c.schedule, c.diffusion_steps)
+        self.basis = None
 
     def forward(
         self, x_BDK2: Tensor, t_BD: Tensor, scene_BSC: Tensor, valid_BS: Tensor | None, *, motion_B4: Tensor,
         navigation_B: Tensor, speed_limit_B: Tensor, f_vlm_BC: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """→ (B, D, K, 2). `f_vlm_BC` None stands for zeros (stage 1b)."""
-        c_BC = self.motion(_motion(motion_B4, self.motion_input))
-        c_BC = c_BC + self._command(motion_B4[:, 0], navigation_B, speed_limit_B)
-        if f_vlm_BC is not None:
-            c_BC = c_BC + self.f_vlm(f_vlm_BC)
+        c_BC = self.told(motion_B4, navigation_B, speed_limit_B, f_vlm_BC)
         time = self.time(sines(t_BD[..., None].to(x_BDK2.dtype), 8, 4000.0))
         c = nn.functional.silu(time + c_BC[:, None])
         x = self.embed(x_BDK2.unflatten(2, (-1, self.group)).flatten(-2)) + self.place_NC
@@ -77,16 +88,81 @@ class DiT(nn.Module):
         y = self.out(self.norm(x) * (1 + scale) + shift)
         return cast(Tensor, y.unflatten(-1, (self.group, 2)).flatten(2, 3))
 
-    def _command(self, v_B: Tensor, navigation_B: Tensor, limit_B: Tensor) -> Tensor:
-        """Command × speed limit, one embedding. An unknown limit (NaN) is marked, not guessed."""
-        known = torch.isfinite(limit_B) if self.speed_limit_input else torch.zeros_like(limit_B, dtype=torch.bool)
-        limit = torch.where(known, limit_B, v_B)
-        features = torch.stack([known.float(), known * limit / 15, (limit - v_B) / 5, (limit - v_B).clamp(-2, 2)], -1)
-        return cast(Tensor, self.command(torch.cat([self.navigation(navigation_B % len(Direction)), features], -1)))
+    def fit(self, samples: Samples) -> None:
+        """Fit the plan basis on the residuals."""
+        c = self.config
+        future, v = samples.future_NT3[..., :2], samples.motion_N4[:, 0]
+        whole = np.isfinite(future).all((1, 2))
+        t = c.plan_dt * np.arange(1, c.plan_steps + 1)
+        residual = future[whole].astype(np.float64)
+        residual[..., 0] -= v[whole, None] * t
+        self._adopt(PlanBasis.fit(residual, kind=c.basis, modes=c.modes, dt=c.plan_dt), "fit")
 
+    def fitted(self) -> dict[str, Any] | None:
+        return None if self.basis is None else self.basis.to_json()
 
-def _motion(motion_B4: Tensor, inputs: str) -> Tensor:
-    """v, and with "all" also a, yaw rate and steer, to about unit size, with the standing start resolved."""
-    v, a, yaw_rate, steer = motion_B4.unbind(-1)
-    speed = [v / 10, torch.exp(-v.clamp_min(0)), v**2 / 200]
-    return torch.stack(speed if inputs == "speed" else [*speed, a / 2, yaw_rate / 0.3, steer / 0.2], -1)
+    def restore(self, data: Mapping[str, Any], where: str = "normalisation.json") -> None:
+        self._adopt(PlanBasis.from_json(data, where), where)
+
+    def _adopt(self, basis: PlanBasis, where: str) -> None:
+        c = self.config
+        got, wanted = (basis.kind, basis.coefficients, basis.steps), (c.basis, c.coefficients, c.plan_steps)
+        if got != wanted or abs(basis.dt - c.plan_dt) > 1e-9:
+            raise InputError(
+                f"{where}: basis {got} at {basis.dt} s does not fit the policy's {wanted} at {c.plan_dt} s; "
+                "fit it with the policy's own configuration"
+            )
+        self.basis = basis.to(self.place_NC.device)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return (self.config.coefficients, 2)
+
+    def _known(self) -> PlanBasis:
+        self.demand_fitted()
+        return cast(PlanBasis, self.basis)
+
+    def _reference(self, batch: Batch) -> Tensor:
+        return diffusion.inertial_reference(batch.motion_B4[:, 0], self.config.plan_steps, self.config.plan_dt)
+
+    def _denoise(self, x_BDK2: Tensor, t_BD: Tensor, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch) -> Tensor:
+        with self.autocast():
+            out = self(
+                x_BDK2, t_BD, scene.tokens_BSC, scene.valid_BS, motion_B4=batch.motion_B4,
+                navigation_B=batch.navigation_B, speed_limit_B=batch.speed_limit_B, f_vlm_BC=f_vlm,
+            )  # fmt: skip
+        return cast(Tensor, out.float())
+
+    def loss(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int, step: int, draws: int
+    ) -> Tensor:
+        """Error of the predicted noise (or x0, v) of the residual plan, mean over coefficients and draws."""
+        c, basis, whole = self.config, self._known(), batch.has_future_B
+        residual = torch.where(whole[:, None, None], batch.future_BT2 - self._reference(batch), 0.0)
+        z = basis.encode(residual)[:, None].expand(-1, draws, -1, -1)
+        noise = diffusion.keyed_noise(batch.index_B, seed, step, (draws, c.coefficients, 2)).to(self.device)
+        t = diffusion.training_times(
+            batch.index_B, seed, step, draws=draws, steps=c.diffusion_steps, t_start=c.t_start,
+            first_share=c.first_step_share,
+        ).to(self.device)  # fmt: skip
+        out = self._denoise(self.schedule.q_sample(z, noise, t), t, scene, f_vlm, batch)
+        target = self.schedule.target(z, noise, t, c.prediction)
+        if c.loss == "mse":
+            loss = F.mse_loss(out, target, reduction="none")
+        else:
+            loss = F.smooth_l1_loss(out, target, beta=c.loss_beta, reduction="none")
+        return loss.flatten(1).mean(-1) * whole
+
+    def plan(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
+    ) -> Tensor:
+        """Deterministic DDIM from `noise` (B, K, 2); differentiable through every step, as L_low needs."""
+        c = self.config
+
+        def denoise(x_BK2: Tensor, t_B: Tensor) -> Tensor:
+            return self._denoise(x_BK2[:, None], t_B[:, None], scene, f_vlm, batch)[:, 0]
+
+        z = self.schedule.ddim(
+            denoise, noise, prediction=c.prediction, steps=steps or c.ddim_steps, t_start=c.t_start
+        )  # fmt: skip
+        return self._reference(batch) + self._known().decode(z)
