@@ -20,6 +20,12 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "planners": {
         "dit": "senna2.model.planners.dit:DiT",
+        "transfuser": "senna2.model.planners.transfuser:TransFuser",
+        "vad": "senna2.model.planners.vad:Vad",
+        "vadv2": "senna2.model.planners.vadv2:VadV2",
+        "genad": "senna2.model.planners.genad:GenAd",
+        "diffusiondrive": "senna2.model.planners.diffusiondrive:DiffusionDrive",
+        "resad": "senna2.model.planners.resad:ResAd",
     },
     "sources": {"town": "senna2.world.town.families:make_scene"},
     "scenes": {

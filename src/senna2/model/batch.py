@@ -1,6 +1,7 @@
 """Tensors of a batch of samples.
 
-Legend: B batch, A agents, L polylines, P points of one, R route points, T plan steps, K image history.
+Legend: B batch, A agents, L polylines, P points of one, R route points, S kerb segments, T plan steps (agents
+have one more, now), K image history.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Batch:
     speed_B: Tensor
     direction_B: Tensor
     counterfactual_B: Tensor
+    agent_futures_BAT3: Tensor
+    kerbs_BS4: Tensor
     index_B: Tensor
 
     def __len__(self) -> int:
@@ -76,6 +79,8 @@ class Batch:
             speed_B=category(samples.speed_N),
             direction_B=category(samples.direction_N),
             counterfactual_B=torch.from_numpy(np.asarray(samples.counterfactual_N, bool)).to(device),
+            agent_futures_BAT3=real(samples.agent_futures_NAT3),
+            kerbs_BS4=real(samples.kerbs_NS4),
             index_B=torch.from_numpy(np.asarray(samples.index_N, np.int64)),
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from senna2.types import InputError
 
 PREDICTIONS = ("x0", "v", "eps")
-SCHEDULES = ("cosine", "linear")
+SCHEDULES = ("cosine", "linear", "scaled_linear")
 
 # Streams of the keyed generator: what is drawn for one sample at one step must not repeat itself.
 NOISE, TIME, SAMPLE, JITTER, TOLD, AGE, ASKED = range(7)
@@ -23,7 +23,8 @@ NOISE, TIME, SAMPLE, JITTER, TOLD, AGE, ASKED = range(7)
 
 class Schedule(nn.Module):
     """ᾱ_t of `steps` training steps. The paper names none: `cosine` (Nichol & Dhariwal) by default [ours]; `linear` is
-    the mild scaled-linear one (β 8.5e-4 … 1.2e-2), whose last ᾱ keeps ε-prediction within a factor 15 of its error."""
+    the mild scaled-linear one (β 8.5e-4 … 1.2e-2), whose last ᾱ keeps ε-prediction within a factor 15 of its error;
+    `scaled_linear` has the usual ends (1e-4 … 2e-2), as DiffusionDrive."""
 
     alpha_bar_T: Tensor
 
@@ -32,8 +33,9 @@ class Schedule(nn.Module):
         if name == "cosine":
             edge = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
             beta = np.minimum(1 - edge[1:] / edge[:-1], 0.999)
-        elif name == "linear":
-            beta = np.linspace(math.sqrt(8.5e-4), math.sqrt(1.2e-2), steps) ** 2
+        elif name in ("linear", "scaled_linear"):
+            low, high = (8.5e-4, 1.2e-2) if name == "linear" else (1e-4, 2e-2)
+            beta = np.linspace(math.sqrt(low), math.sqrt(high), steps) ** 2
         else:
             raise InputError(f"schedule: '{name}' is unknown; use one of {SCHEDULES}")
         self.steps = steps

@@ -30,6 +30,12 @@ def zero(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
+def zero_last(net: nn.Sequential) -> nn.Sequential:
+    """The network with its last layer at 0: what it states begins at nothing."""
+    zero(cast(nn.Linear, net[-1]))
+    return net
+
+
 def sines(x: Tensor, octaves: int, longest: float) -> Tensor:
     """(…, F) → (…, F·2·octaves): sine and cosine of wavelengths `longest`, `longest`/2, …"""
     omega = 2 * math.pi / longest * 2.0 ** torch.arange(octaves, device=x.device, dtype=x.dtype)

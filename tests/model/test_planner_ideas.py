@@ -1,0 +1,249 @@
+"""Each published planner does what its defining idea says (docs/planners)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_planners import bent_samples, plan_of, policy_of, stirred, told
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
+from senna2.model.batch import Batch
+from senna2.model.planners.diffusiondrive import CALLS, NOISE_AT, focal
+from senna2.model.planners.genad import gaussian_kl
+from senna2.model.planners.vocabulary import clustered_plans, furthest_plans
+from senna2.types import InputError
+
+
+def _batch(n: int = 6) -> Batch:
+    return Batch.from_samples(bent_samples().take(slice(0, n)))
+
+
+def _plans(n: int = 300) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.cumsum(rng.uniform((0, -1), (5, 1), (n, 6, 2)), 1)
+
+
+# ------------------------------------------------------------------------------------------------------- vocabularies
+
+
+def test_the_vocabulary_begins_standing_and_adds_the_furthest():
+    plans = _plans()
+    found = furthest_plans(plans, 20)
+    assert (found[0] == 0).all()
+
+    def least(plan: np.ndarray, chosen: np.ndarray) -> float:
+        return min(np.linalg.norm(plan - c, axis=-1).mean() for c in chosen)
+
+    for i in range(1, 20):
+        assert least(found[i], found[:i]) == pytest.approx(max(least(p, found[:i]) for p in plans))
+    with pytest.raises(InputError, match="only 3 distinct"):
+        furthest_plans(np.repeat(plans[:2], 50, 0), 20)
+
+
+def test_anchors_are_centres_and_the_same_again():
+    plans = _plans()
+    anchors = clustered_plans(plans, 5)
+    np.testing.assert_array_equal(clustered_plans(plans, 5), anchors)
+    own = np.linalg.norm((plans[:, None] - anchors).reshape(300, 5, -1), axis=-1).argmin(1)
+    for i in range(5):
+        np.testing.assert_allclose(plans[own == i].mean(0), anchors[i], atol=0.05)
+
+
+# -------------------------------------------------------------------------------------------------------------- VADv2
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_vadv2_a_sample_learned_by_heart_takes_its_nearest_and_a_conflict_is_suppressed(seed, monkeypatch):
+    planner, batch = policy_of("vadv2").planner, _batch(1)
+    nearest, second, third = (
+        (planner.vocabulary_VK2 - planner.expert(batch)).norm(dim=-1).mean(-1).argsort()[:3].tolist()
+    )
+    bad = planner.vocabulary_VK2[second]
+
+    def learned(meets) -> torch.Tensor:
+        monkeypatch.setattr("senna2.model.planners.vadv2.conflicts", meets)
+        policy = stirred(policy_of("vadv2")).train()
+        optimiser = torch.optim.AdamW(policy.planner.parameters(), 1e-3)
+        for step in range(100):
+            loss = policy.planning_loss(policy.encode(batch), None, batch, seed=seed, step=step).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        with torch.no_grad():
+            return policy.planner.logits(policy.planner.vocabulary_VK2[None], policy.encode(batch), None, batch)[0]
+
+    free = learned(lambda plans, *_: torch.zeros(plans.shape[:2], dtype=torch.bool))
+    watched = learned(lambda plans, *_: (plans == bad).all(-1).all(-1))
+    assert int(free.argmax()) == int(watched.argmax()) == nearest
+    assert free[second] > free[third] + 1  # nearer, so the soft target likes it better
+    assert watched[second] < watched[third]
+
+
+def test_vadv2_draws_the_nearest_first_and_never_twice():
+    planner, batch = policy_of("vadv2").planner, _batch()
+    nearest = torch.tensor([3, 0, 5, 7, 2, 23])
+    drawn = planner._drawn(nearest, batch, 0, 0)
+    assert drawn.shape == (6, 12)
+    assert torch.equal(drawn[:, 0], nearest)
+    assert all(len(set(row.tolist())) == 12 for row in drawn)
+    assert not torch.equal(drawn, planner._drawn(nearest, batch, 0, 1))
+    assert torch.equal(drawn[2:4], planner._drawn(nearest[2:4], batch.take(torch.tensor([2, 3])), 0, 0))
+
+
+def test_vadv2_sampled_follows_the_distribution():
+    policy = stirred(policy_of("vadv2", planner_options={"vocabulary": 5, "drawn": 4, "sampled": True}))
+    batch = _batch(1)
+    n = 4000
+    rows = torch.zeros(n, dtype=torch.long)
+    many = batch.take(rows)
+    noise = torch.randn(n, 1, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = policy.encode(batch)
+        p = policy.planner.logits(policy.planner.vocabulary_VK2[None], tokens, None, batch).softmax(1)[0]
+        ends = policy.sample_plan(tokens.take(rows), None, many, noise=noise)[:, -1]
+        every = torch.stack([policy.planner.to_plan(v[None], batch)[0, -1] for v in policy.planner.vocabulary_VK2])
+    share = F.one_hot(torch.cdist(ends, every).argmin(1), 5).float().mean(0)
+    torch.testing.assert_close(share, p, atol=0.03, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------- DiffusionDrive
+
+
+def test_diffusiondrive_learns_the_anchor_nearest_to_the_expert():
+    """Moving the expert onto another anchor moves the positive mode, and with it the gradient of the logits."""
+    policy = policy_of("diffusiondrive")
+    planner, batch = policy.planner, _batch()
+    assert len({tuple(a.flatten().tolist()) for a in planner.anchors_VK2}) == 8
+    seen = []
+    decode = planner._decode
+
+    def spy(*args):
+        found = decode(*args)
+        for _, logit in found:
+            logit.retain_grad()
+        seen.append(found)
+        return found
+
+    planner._decode = spy
+    policy.planning_loss(policy.encode(batch), None, batch, seed=0, step=0).sum().backward()
+    own = (planner.anchors_VK2 - planner.expert(batch)[:, None]).norm(dim=-1).mean(-1).argmin(1)
+    assert len(set(own.tolist())) > 1
+    for _, logit in seen[0]:
+        assert torch.equal(logit.grad.argmin(1), own)  # the only logit that is raised
+        assert ((logit.grad < 0).sum(1) == 1).all()
+
+
+def test_diffusiondrive_nudges_its_anchors_by_little():
+    """Of the release: noise of about .03 (in units of half the range) when driving, under .1 in training."""
+    planner = policy_of("diffusiondrive").planner
+    _, s = planner.schedule.roots(torch.tensor([NOISE_AT, planner.options.truncated - 1]), 0)
+    assert s[0] == pytest.approx(0.03, abs=0.005)
+    assert s[1] == pytest.approx(0.09, abs=0.01)
+    assert CALLS == (10, 0)
+    normal = planner._normal(planner.anchors_VK2)
+    assert normal.abs().max() <= 1 + 1e-5
+    torch.testing.assert_close(planner._metres(normal), planner.anchors_VK2, atol=1e-4, rtol=1e-5)
+
+
+def test_focal_loss_by_hand():
+    logit, own = torch.tensor([[0.3, -1.2, 2.0]]), torch.tensor([0])
+    p = logit.sigmoid()[0]
+    expected = -0.25 * (1 - p[0]) ** 2 * p[0].log()
+    expected = expected - sum(0.75 * q**2 * (1 - q).log() for q in p[1:])
+    assert float(focal(logit, own)) == pytest.approx(float(expected), rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------------------- GenAD
+
+
+def test_genad_kl_is_that_of_two_gaussians():
+    g = torch.Generator().manual_seed(0)
+    mean_q, log_q, mean_p, log_p = torch.randn(4, 3, 7, generator=g)
+    expected = kl_divergence(Normal(mean_q, log_q.exp()), Normal(mean_p, log_p.exp())).sum(-1)
+    torch.testing.assert_close(gaussian_kl(mean_q, log_q, mean_p, log_p), expected)
+    assert (gaussian_kl(mean_q, log_q, mean_q, log_q) == 0).all()
+
+
+def test_genad_posterior_sees_the_future_and_its_prior_does_not():
+    policy = stirred(policy_of("genad"))
+    planner, batch = policy.planner, _batch()
+    state = planner._state(policy.encode(batch), None, batch)
+    z = torch.zeros(6, 32)
+    assert not torch.allclose(planner._roll(state, z, batch), planner._roll(state, z + 1, batch), atol=1e-3)
+    plans = plan_of(policy, batch)
+    blind = bent_samples().take(slice(0, 6))
+    blind.future_NT3[:] = np.nan
+    assert torch.equal(plan_of(policy, Batch.from_samples(blind)), plans)
+    mean = policy_of("genad", planner_options={"sampled": False})
+    assert mean.planner.options.latent == 32
+    noise = torch.randn(2, 6, 32)
+    tokens = mean.encode(batch)
+    a, b = (mean.sample_plan(tokens, None, batch, noise=n) for n in noise)
+    assert torch.equal(a, b)
+
+
+# -------------------------------------------------------------------------------------------------------------- ResAD
+
+
+def test_resad_references_fan_out_but_the_first():
+    planner, batch = policy_of("resad").planner, _batch()
+    noise = torch.randn(6, 9, 2, generator=torch.Generator().manual_seed(0))
+    v = batch.motion_B4[:, 0]
+    references = planner.references(v, noise)
+    clean = torch.stack([v[:, None] * planner.t_K, torch.zeros(6, 6)], -1)
+    assert torch.equal(references[:, 0], clean)
+    assert len({tuple(r.flatten().tolist()) for r in references[0]}) == 9
+    end = (references[:, 1:, -1] - clean[:, None, -1]) / 3.0  # m/s
+    torch.testing.assert_close(end, noise[:, 1:] * torch.tensor([1.0, 0.2]), atol=1e-4, rtol=1e-4)
+
+
+def test_resad_normalises_every_training_residual_into_its_range_and_back():
+    policy = policy_of("resad")
+    planner, samples = policy.planner, bent_samples()
+    batch = Batch.from_samples(samples)
+    residual = planner.expert(batch) - planner.references(batch.motion_B4[:, 0], torch.zeros(len(batch), 1, 2))[:, 0]
+    normal = planner.normalised(residual)
+    assert normal.abs().max() == pytest.approx(planner.options.gamma, abs=1e-4)
+    torch.testing.assert_close(planner.residual(normal), residual, atol=1e-4, rtol=1e-4)
+
+
+def test_resad_every_candidate_aims_at_the_same_expert():
+    """A denoiser that is always right recovers the expert's plan from every reference."""
+    policy = policy_of("resad")
+    planner, batch = policy.planner, _batch()
+    noise = policy.sample_noise(batch.index_B, 0)
+    reference = planner.references(batch.motion_B4[:, 0], noise[:, :, -1])
+    planner._denoise = lambda *_: planner.normalised(planner.expert(batch)[:, None] - reference)
+    found = planner.candidates(policy.encode(batch), None, batch, noise=noise)
+    assert found.shape == (6, 20, 6, 2)
+    torch.testing.assert_close(found, planner.expert(batch)[:, None].expand_as(found), atol=1e-3, rtol=1e-4)
+
+
+def test_resad_drives_the_candidate_its_ranker_likes():
+    policy = stirred(policy_of("resad"))
+    planner, batch = policy.planner, _batch()
+    noise = policy.sample_noise(batch.index_B, 0)
+    tokens = policy.encode(batch)
+    with torch.no_grad():
+        plans = planner.candidates(tokens, None, batch, noise=noise)
+        planner.scores = lambda *_: (F.one_hot(torch.arange(6), 20) * 9.0, torch.zeros(6, 20))
+        torch.testing.assert_close(
+            planner.plan(tokens, None, batch, noise=noise),
+            planner.to_plan(plans[torch.arange(6), torch.arange(6)], batch),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------- VAD
+
+
+def test_vad_the_command_selects_the_plan():
+    """Only the given command's branch of the head gets a gradient."""
+    policy = stirred(policy_of("vad"))
+    batch = _batch()
+    assert set(batch.navigation_B.tolist()) == {0}
+    policy.planning_loss(policy.encode(batch), told(policy, 6), batch, seed=0, step=0).sum().backward()
+    grad = policy.planner.head[-1].weight.grad.view(6, -1)
+    assert grad[0].abs().max() > 0
+    assert (grad[1:] == 0).all()
