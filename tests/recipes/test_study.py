@@ -5,11 +5,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from senna2.config import from_dict, to_dict
+from senna2.model.policy import DualSystem, PolicyConfig
+from senna2.model.vlm.qwen import DrivingVLM
 from senna2.recipes import cache
 from senna2.recipes.results import Study, results, results_tiny, unguarded
 from senna2.recipes.rows import Kept, least_class_share, spoken
+from senna2.recipes.stage_one import adopt_stage_one, keep_stage_one
 from senna2.recipes.study import ARMS, FULL, SHOWN, SIDE, arm_recipe, clip_list, plan_study, shown_to
 from senna2.recipes.study_report import row_jobs, unmeasured
 from senna2.types import Plans, Rig, Samples
@@ -139,6 +143,33 @@ def test_only_rows_that_are_not_kept_under_the_same_key_are_measured(tmp_path):
     assert set(unmeasured(study, queue, again)) == every - {job}
     other = dataclasses.replace(study, stage3=dataclasses.replace(study.stage3, lambda_anchor=2.0))
     assert job in unmeasured(other, plan_study(other, tmp_path / "out"), again)  # a row of other settings
+
+
+def test_stage_one_is_kept_in_16_bit_and_adopted_elsewhere(tmp_path):
+    """The VLM is that of 1a, the planner that of 1b; other settings do not adopt it, nor does a seed begun here."""
+    study, here, there = results_tiny(), tmp_path / "here", tmp_path / "there"
+    queue, kept = plan_study(study, here), Kept(tmp_path / "docs")
+    sizes = {"dim": 32, "blocks": 1, "heads": 2, "channels": (8, 8, 16, 16), "agent_queries": 4, "map_queries": 4}
+    made = {}
+    for part, seed in (("1a", 1), ("1b", 2)):
+        made[part] = DualSystem(PolicyConfig(**sizes), Rig.fake(), vlm=DrivingVLM.tiny(seed=seed), seed=seed)
+        made[part].fit_planner(Samples.fake(24, Rig.fake()))
+        made[part].save_pretrained(here / "stages" / "0" / part / "policy")
+        queue.note(f"train/0/{part}", state="done", seconds=7.0)
+        keep_stage_one(study, queue, here, kept)
+        assert (tmp_path / "docs" / "stages").exists() == (part == "1b")  # both or nothing
+    again, elsewhere = Kept(tmp_path / "docs"), plan_study(study, there)
+    assert adopt_stage_one(study, elsewhere, there, again) == ["train/0/1a", "train/0/1b"]
+    assert elsewhere.finished("train/0/1a")
+    assert elsewhere.finished("train/0/1b")
+    assert elsewhere.seconds() == {"train/0/1a": 7.0, "train/0/1b": 7.0}
+    got = DualSystem.from_pretrained(there / "stages" / "0" / "1b" / "policy")
+    for name, p in got.named_parameters():
+        source = made["1a" if name.startswith("vlm.") else "1b"].get_parameter(name)
+        torch.testing.assert_close(p, source.half().float(), rtol=0, atol=0, msg=name)
+    assert adopt_stage_one(study, elsewhere, there, again) == []  # it is there now
+    other = dataclasses.replace(study, stage1b=dataclasses.replace(study.stage1b, draws=2))
+    assert adopt_stage_one(other, plan_study(other, tmp_path / "o"), tmp_path / "o", again) == []
 
 
 # --- class shares -------------------------------------------------------------------------------------------

@@ -106,6 +106,9 @@ class Kept:
         """A copy of `file`, whole or not at all; `seconds` of the jobs behind it."""
         with written_whole(self.file(job)) as fresh:
             shutil.copy2(file, fresh)
+        self.note(job, key, seconds)
+
+    def note(self, job: str, key: str, seconds: Mapping[str, float]) -> None:
         self.index[job] = {"key": key, "seconds": dict(seconds)}
         write_json(self.mark, dict(sorted(self.index.items())))
 

@@ -21,6 +21,7 @@ from senna2.recipes.measure import FORCED, headline
 from senna2.recipes.queue import Queue, QueueError, run_queue
 from senna2.recipes.results import Study
 from senna2.recipes.rows import SHOWCASE, Kept, Row, least_class_share, load_row
+from senna2.recipes.stage_one import adopt_stage_one, keep_stage_one
 from senna2.recipes.study import BASELINES, FULL, SHOWN, SIDE, plan_study
 from senna2.report.figures import forced_drives_figure, overview_figure, relative_speed_figure
 from senna2.report.markdown import results_page
@@ -52,6 +53,8 @@ def run_study(
     kept = None if publish is None else Kept(publish)
     failure: QueueError | None = None
     try:
+        if kept is not None:
+            adopt_stage_one(study, queue, out, kept)
         wanted = only or unmeasured(study, queue, kept)
         if wanted:
             run_queue(queue, side_by_side=workers, only=wanted)
@@ -86,6 +89,8 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     """results.json, claims.json, README.md, figures and report.html from the rows that are finished."""
     origin = provenance(study.seed)  # before anything is written: what is published may lie in the checkout itself
     kept = None if publish is None else Kept(publish)
+    if kept is not None:
+        keep_stage_one(study, queue, out, kept)
     found = gather(study, queue, out, kept)
     if not found.suites:
         return {"queue": str(out / "queue.json"), "rows": "none is finished yet"}
