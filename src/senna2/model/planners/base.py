@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from senna2.model.config import PolicyConfig
 
 
+NOTHING = "senna2.nothing-fitted/1"
+
+
 class Told(nn.Module):
     """The part of a planner that is told the ego's speed, the navigation command, the speed limit and F_vlm.
 
@@ -84,18 +87,19 @@ class Planner(ABC, Told):
         self.options: Any = read_options(type(self).Options, config.planner_options)
         self.mixed: torch.dtype | None = None  # precision of the network; plans and losses stay in 32 bit
 
-    @abstractmethod
     def fit(self, samples: Samples) -> None:
-        """Fit on training samples, those with a whole future; raises `InputError` if they are too few."""
+        """Fit on training samples, those with a whole future; raises `InputError` if they are too few. By default there
+        is nothing to fit."""
 
-    @abstractmethod
     def fitted(self) -> dict[str, Any] | None:
         """What `fit` found as JSON values with a `schema`; None before."""
+        return {"schema": NOTHING}
 
-    @abstractmethod
     def restore(self, data: Mapping[str, Any], where: str = "normalisation.json") -> None:
         """Adopt what `fitted` gave. Raises `InputError` naming `where` if it is of another planner, shape or
         horizon."""
+        if not isinstance(data, Mapping) or data.get("schema") != NOTHING:
+            raise InputError(f"{where}: schema is not '{NOTHING}'; is this a checkpoint of '{self.config.planner}'?")
 
     @abstractmethod
     def loss(

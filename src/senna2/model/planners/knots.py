@@ -39,7 +39,7 @@ def spline(knots: int, dt: float, steps: int) -> tuple[Array, Array]:
 
 class KnotPlanner(Planner):
     """Base of planners that state knots. Fitted: mean and spread of the expert's knots (and what `more` adds), so that
-    an untrained head drives the mean plan and its outputs are of unit size [ours]."""
+    an untrained one drives the mean plan and its outputs are of unit size [ours]."""
 
     mean_K2: Tensor
     std_K2: Tensor
