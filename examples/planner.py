@@ -24,7 +24,7 @@ class Arc(Planner):
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__(config)
-        self._learn_to_be_told(config.dim, speed_limit_input=True, motion_input="speed")
+        self._learn_to_be_told(config)
         self.head = zero_last(mlp(2 * config.dim, config.dim, 2))
 
     def plan(self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise=None, steps=None) -> Tensor:

@@ -37,10 +37,11 @@ class Told(nn.Module):
     (stage 1c).
     """
 
-    def _learn_to_be_told(self, dim: int, *, speed_limit_input: bool, motion_input: str) -> None:
+    def _learn_to_be_told(self, config: PolicyConfig) -> None:
         """Makes the layers; not in `__init__`, so that a planner says where in its own order they come."""
-        self.speed_limit_input, self.motion_input = speed_limit_input, motion_input
-        self.motion = mlp(6 if motion_input == "all" else 3, dim, dim)
+        dim = config.dim
+        self.speed_limit_input, self.motion_input = config.speed_limit_input, config.motion_input
+        self.motion = mlp(6 if config.motion_input == "all" else 3, dim, dim)
         self.navigation = nn.Embedding(len(Direction), dim)
         self.command = mlp(dim + 4, dim, dim)
         self.f_vlm = zero(nn.Linear(dim, dim, bias=False))

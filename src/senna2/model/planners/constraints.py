@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,15 @@ BOUND_M, NEAR_M, SIDE_M, ALONG_M, DIVIDER_M, STILL_M = 1.0, 3.0, 1.5, 3.0, 2.0, 
 FAR = 1e4
 VEHICLES = AgentClass.MOTORCYCLE  # classes up to here, as in the release
 EGO = VehicleShape()
+
+
+@dataclass(frozen=True)
+class ConstraintWeights:
+    """Those of VAD's release."""
+
+    boundary: float = 1.0
+    collision: float = 1.0
+    direction: float = 0.5
 
 
 def headings(knots_K2: Tensor) -> Tensor:
@@ -104,6 +114,19 @@ def direction_loss(knots_BK2: Tensor, batch: Batch) -> Tensor:
     moves = torch.linalg.vector_norm(knots_BK2[:, -1].detach(), dim=-1) >= STILL_M
     counts = (distance < DIVIDER_M) & (torch.linalg.vector_norm(step.detach(), dim=-1) > 0.05) & moves[:, None]
     return torch.where(counts, folded.abs(), 0.0).mean(-1)
+
+
+def vectorised_loss(
+    knots_BK2: Tensor, expert_BK2: Tensor, batch: Batch, at_K: Sequence[int], weights: ConstraintWeights
+) -> Tensor:
+    """(B,) VAD's planning loss: L1 of the offsets from knot to knot, and the three constraints."""
+    steps = torch.diff(knots_BK2 - expert_BK2, dim=1, prepend=torch.zeros_like(knots_BK2[:, :1]))
+    return (
+        steps.abs().mean((1, 2))
+        + weights.boundary * boundary_loss(knots_BK2, batch)
+        + weights.collision * collision_loss(knots_BK2, batch, at_K)
+        + weights.direction * direction_loss(knots_BK2, batch)
+    )
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ class DiffusionDrive(KnotPlanner):
         dim, o = config.dim, self.options
         for name, shape in self.shapes().items():
             self.register_buffer(name, torch.zeros(shape), persistent=False)
-        self._learn_to_be_told(dim, speed_limit_input=config.speed_limit_input, motion_input=config.motion_input)
+        self._learn_to_be_told(config)
         self.time = mlp(16, dim, dim)
         self.layers = nn.ModuleList(Layer(dim, config.heads, self.knots) for _ in range(o.layers))
         self.schedule = Schedule("scaled_linear", 1000)

@@ -65,7 +65,7 @@ class DiT(Planner):
         self.embed = nn.Linear(2 * c.group, dim)
         self.place_NC = nn.Parameter(torch.randn(c.coefficients // c.group, dim) * 0.5)
         self.time = mlp(16, dim, dim)
-        self._learn_to_be_told(dim, speed_limit_input=c.speed_limit_input, motion_input=c.motion_input)
+        self._learn_to_be_told(config)
         self.blocks = nn.ModuleList(Block(dim, c.heads, c.mlp_ratio) for _ in range(c.blocks))
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = zero(nn.Linear(dim, 2 * dim))

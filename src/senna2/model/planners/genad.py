@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from senna2.model.batch import Batch
 from senna2.model.diffusion import keyed_noise
 from senna2.model.layers import mlp, zero_last
-from senna2.model.planners.constraints import boundary_loss, collision_loss, direction_loss
+from senna2.model.planners.constraints import ConstraintWeights, vectorised_loss
 from senna2.model.planners.knots import KnotPlanner, Reader
 from senna2.model.scene import SceneTokens
 from senna2.types import Direction
@@ -31,12 +31,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ConstraintWeights):
     latent: int = 32
     kl: float = 1.0
-    boundary: float = 1.0
-    collision: float = 1.0
-    direction: float = 0.5
     sampled: bool = True  # drive by a draw from the prior, as released; False: by its mean
 
 
@@ -54,7 +51,7 @@ class GenAd(KnotPlanner):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__(config)
         dim, z = config.dim, self.options.latent
-        self._learn_to_be_told(dim, speed_limit_input=config.speed_limit_input, motion_input=config.motion_input)
+        self._learn_to_be_told(config)
         self.query_C = nn.Parameter(torch.randn(dim) * 0.5)
         self.rest, self.agents, self.map = (Reader(dim, config.heads) for _ in range(3))
         self.prior = zero_last(mlp(2 * dim, dim, 2 * z))
@@ -76,8 +73,7 @@ class GenAd(KnotPlanner):
             hidden = self.step(z_BZ, hidden)
             out = self.head(torch.cat([state_BC, hidden], -1)).unflatten(-1, (len(Direction), 2))
             offsets.append(out.gather(1, given)[:, 0])
-        mean = torch.diff(self.mean_K2, dim=0, prepend=torch.zeros_like(self.mean_K2[:1]))  # steps of the mean plan
-        return (mean + self.std_K2[:1] * torch.stack(offsets, 1).float()).cumsum(1)
+        return self.from_offsets(torch.stack(offsets, 1).float())
 
     @staticmethod
     def _gaussian(out: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,11 +91,8 @@ class GenAd(KnotPlanner):
             mean_q, log_q = self._gaussian(self.posterior(torch.cat([state, self.to_units(expert).flatten(1)], -1)))
             noise = keyed_noise(batch.index_B, seed, step, (o.latent,)).to(self.device)
             knots = self._roll(state, mean_q + log_q.exp() * noise, batch)
-        steps = torch.diff(knots - expert, dim=1, prepend=torch.zeros_like(knots[:, :1]))
-        total = steps.abs().mean((1, 2)) + o.kl * gaussian_kl(mean_q, log_q, mean_p, log_p)
-        total = total + o.boundary * boundary_loss(knots, batch)
-        total = total + o.collision * collision_loss(knots, batch, self.at_K)
-        total = total + o.direction * direction_loss(knots, batch)
+        total = vectorised_loss(knots, expert, batch, self.at_K, o)
+        total = total + o.kl * gaussian_kl(mean_q, log_q, mean_p, log_p)
         return total * batch.has_future_B
 
     @property

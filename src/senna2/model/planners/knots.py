@@ -123,6 +123,11 @@ class KnotPlanner(Planner):
     def to_units(self, knots_K2: Tensor) -> Tensor:
         return (knots_K2 - self.mean_K2) / self.std_K2
 
+    def from_offsets(self, units_BK2: Tensor) -> Tensor:
+        """Steps from knot to knot, in units about those of the mean plan → knots in m."""
+        mean = torch.diff(self.mean_K2, dim=0, prepend=torch.zeros_like(self.mean_K2[:1]))
+        return (mean + self.std_K2[:1] * units_BK2).cumsum(-2)
+
     def to_plan(self, knots_BK2: Tensor, batch: Batch) -> Tensor:
         """(B, K, 2) → (B, T, 2): the spline that leaves the ego at its own speed."""
         plan = torch.einsum("tk,bka->bta", self.matrix_TK, knots_BK2)

@@ -57,7 +57,7 @@ class ResAd(KnotPlanner):
         self.register_buffer("range_22", torch.zeros(2, 2), persistent=False)
         t_K = KNOT_S * torch.arange(1, self.knots + 1)
         self.register_buffer("t_K", t_K, persistent=False)
-        self._learn_to_be_told(dim, speed_limit_input=config.speed_limit_input, motion_input=config.motion_input)
+        self._learn_to_be_told(config)
         self.embed = nn.Linear(2, dim)
         self.place_KC = nn.Parameter(torch.randn(self.knots, dim) * 0.5)
         self.time, self.reference = mlp(16, dim, dim), mlp(32 * self.knots, dim, dim)

@@ -36,7 +36,7 @@ class TransFuser(KnotPlanner):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__(config)
         dim = config.dim
-        self._learn_to_be_told(dim, speed_limit_input=config.speed_limit_input, motion_input=config.motion_input)
+        self._learn_to_be_told(config)
         self.query_C = nn.Parameter(torch.randn(dim) * 0.5)
         self.readers = nn.ModuleList(Reader(dim, config.heads) for _ in range(self.options.layers))
         self.head = zero_last(mlp(dim, 4 * dim, 2 * self.knots))

@@ -11,7 +11,6 @@ Legend: B batch, M commands, K knots, C width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from senna2.model.batch import Batch
 from senna2.model.layers import mlp, zero_last
-from senna2.model.planners.constraints import boundary_loss, collision_loss, direction_loss
+from senna2.model.planners.constraints import ConstraintWeights, vectorised_loss
 from senna2.model.planners.knots import KnotPlanner, Reader
 from senna2.model.scene import SceneTokens
 from senna2.types import Direction
@@ -28,24 +27,15 @@ if TYPE_CHECKING:
     from senna2.model.config import PolicyConfig
 
 
-@dataclass(frozen=True)
-class Options:
-    """Weights of the release."""
-
-    boundary: float = 1.0
-    collision: float = 1.0
-    direction: float = 0.5
-
-
 class Vad(KnotPlanner):
     """L = |τ − τ*| + boundary + collision + ½ direction."""
 
-    Options = Options
+    Options = ConstraintWeights
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__(config)
         dim = config.dim
-        self._learn_to_be_told(dim, speed_limit_input=config.speed_limit_input, motion_input=config.motion_input)
+        self._learn_to_be_told(config)
         self.query_C = nn.Parameter(torch.randn(dim) * 0.5)
         self.agents, self.map, self.rest = (Reader(dim, config.heads) for _ in range(3))
         self.head = zero_last(mlp(3 * dim, 2 * dim, len(Direction) * 2 * self.knots))
@@ -60,20 +50,14 @@ class Vad(KnotPlanner):
             out = self.head(torch.cat([agents[:, 0], lines[:, 0], told], -1))
         offsets_BMK2 = out.float().unflatten(-1, (len(Direction), self.knots, 2))
         given = (batch.navigation_B % len(Direction))[:, None, None, None].expand(-1, 1, self.knots, 2)
-        mean = torch.diff(self.mean_K2, dim=0, prepend=torch.zeros_like(self.mean_K2[:1]))  # steps of the mean plan
-        offsets = mean + self.std_K2[:1] * offsets_BMK2.gather(1, given)[:, 0]
-        return offsets.cumsum(1)
+        return self.from_offsets(offsets_BMK2.gather(1, given)[:, 0])
 
     def loss(
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int, step: int, draws: int
     ) -> Tensor:
         self.demand_fitted()
-        knots, o = self._knots(scene, f_vlm, batch), self.options
-        steps = torch.diff(knots - self.expert(batch), dim=1, prepend=torch.zeros_like(knots[:, :1]))
-        total = steps.abs().mean((1, 2))  # of the offsets, as in the release
-        total = total + o.boundary * boundary_loss(knots, batch)
-        total = total + o.collision * collision_loss(knots, batch, self.at_K)
-        total = total + o.direction * direction_loss(knots, batch)
+        knots = self._knots(scene, f_vlm, batch)
+        total = vectorised_loss(knots, self.expert(batch), batch, self.at_K, self.options)
         return total * batch.has_future_B
 
     def plan(

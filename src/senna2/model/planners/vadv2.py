@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senna2.model.batch import Batch
@@ -52,10 +52,11 @@ class VadV2(KnotPlanner):
         super().__init__(config)
         dim, o = config.dim, self.options
         self.register_buffer("vocabulary_VK2", torch.zeros(o.vocabulary, self.knots, 2), persistent=False)
-        self._learn_to_be_told(dim, speed_limit_input=config.speed_limit_input, motion_input=config.motion_input)
+        self._learn_to_be_told(config)
         self.embed = mlp(32 * self.knots, dim, dim)
         self.images, self.agents, self.map = (Reader(dim, config.heads) for _ in range(3))
-        self.head = mlp(dim, dim, 1)
+        # No bias: a softmax does not see one.
+        self.head = nn.Sequential(mlp(dim, dim), nn.SiLU(), nn.Linear(dim, 1, bias=False))
 
     def more(self, knots_NK2: Array, v_N: Array) -> dict[str, Array]:
         return {"vocabulary_VK2": furthest_plans(knots_NK2, self.options.vocabulary)}
