@@ -23,11 +23,16 @@ def later(before: Any) -> Any:
     return dataclasses.field(default=before, metadata={"before": before})
 
 
+def _before(kind: Any) -> dict[str, Any]:
+    """What files without them mean, by name of the fields that came `later`."""
+    return {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}
+
+
 def to_dict(config: Any) -> Any:
     """A dataclass (nested, tuples, dicts of such) as plain JSON values."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        new = {f.name: f.metadata["before"] for f in dataclasses.fields(config) if "before" in f.metadata}
+        new = _before(config)
         return {n: to_dict(v) for n, v in values.items() if n not in new or v != new[n]}
     if isinstance(config, (list, tuple)):
         return [to_dict(v) for v in config]
@@ -69,8 +74,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         for name in value:
             if name not in names:
                 raise InputError(f"{where}.{name}: unknown field; known are {sorted(names)}")
-        new = {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}
-        value = {**new, **value}
+        value = {**_before(kind), **value}
         missing = names - set(value)
         if missing:
             raise InputError(f"{where}: lacks {sorted(missing)}")

@@ -115,7 +115,7 @@ def run_stage(
         _stage_3(policy, recipe, training, clips, tune_clips, workers, common)
     elif store is None:
         raise InputError(f"stage {stage}: needs samples (--data DIR)")
-    if store is not None and policy.planner.fitted() is None:
+    if store is not None and not policy.planner.is_fitted:
         policy.fit_planner(store.states)
     if store is not None and stage == "1a":
         run_1a(policy, store, recipe.stage1a, training, **common)

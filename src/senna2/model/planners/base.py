@@ -127,8 +127,13 @@ class Planner(ABC, Told):
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.mixed is None else torch.autocast(self.device.type, self.mixed)
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fitted` has something to give, without making it: asked at every plan."""
+        return True
+
     def demand_fitted(self) -> None:
-        if self.fitted() is None:
+        if not self.is_fitted:
             raise InputError(
                 "policy: the planner is not fitted; call fit_planner(training samples) or load a checkpoint"
             )

@@ -98,6 +98,10 @@ class DiT(Planner):
         residual[..., 0] -= v[whole, None] * t
         self._adopt(PlanBasis.fit(residual, kind=c.basis, modes=c.modes, dt=c.plan_dt), "fit")
 
+    @property
+    def is_fitted(self) -> bool:
+        return self.basis is not None
+
     def fitted(self) -> dict[str, Any] | None:
         return None if self.basis is None else self.basis.to_json()
 

@@ -77,8 +77,12 @@ class KnotPlanner(Planner):
         """Name and shape of everything that is fitted."""
         return {"mean_K2": (self.knots, 2), "std_K2": (self.knots, 2)}
 
+    @property
+    def is_fitted(self) -> bool:
+        return bool(self._fitted)
+
     def fitted(self) -> dict[str, Any] | None:
-        if not self._fitted:
+        if not self.is_fitted:
             return None
         arrays = {name: value.tolist() for name, value in self._fitted.items()}
         return {"schema": SCHEMA, "planner": self.config.planner, "knot_s": KNOT_S, "arrays": arrays}
