@@ -54,6 +54,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "smoke": "senna2.recipes.smoke:smoke",
         "laptop": "senna2.recipes.laptop:laptop",
         "results": "senna2.recipes.results:results",
+        "baselines": "senna2.recipes.results:baselines",
         "gpu": "senna2.recipes.gpu:gpu",
         "paper": "senna2.recipes.paper:paper",
     },

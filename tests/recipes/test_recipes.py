@@ -92,7 +92,8 @@ CHOICES_OF_OURS = {
 SIZES = {
     f"{place}.{name}" for place in TABLES for name in ("batch", "clip", "lr", "steps")
 } | {"clips.train", "clips.test", "clips.rollout", "clips.every", "clips.branch_every", "vlm.max_pixels"}  # fmt: skip
-STUDY = ("seeds", "longer_lr", "side_clips", "showcase", "open_every", "group")
+STUDY = ("seeds", "longer_lr", "side_clips", "showcase", "open_every", "group", "table", "queue", "peer_s",
+         "deciding_s", "peer_options")  # fmt: skip
 FREE = ("name", "note", "evaluation.", "clips.", *STUDY)  # may differ without saying anything about the method
 
 
@@ -125,5 +126,7 @@ def test_a_recipe_may_come_from_anywhere(tmp_path, monkeypatch):
     assert load_recipe("mine:small") == dataclasses.replace(load_recipe("smoke"), name="small", seed=4)
     with pytest.raises(InputError, match="returns int, not a senna2"):
         load_recipe("mine:wrong")
-    with pytest.raises(InputError, match=r"unknown; there are \['gpu', 'laptop', 'paper', 'results', 'smoke'\]"):
+    with pytest.raises(
+        InputError, match=r"unknown; there are \['baselines', 'gpu', 'laptop', 'paper', 'results', 'smoke'\]"
+    ):
         load_recipe("large")

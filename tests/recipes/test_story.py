@@ -20,7 +20,7 @@ from senna2.recipes.study_report import a_line_each
         (["--recipe", "smoke", "--only", "train/*"], "--only, --publish: are for a recipe with a queue"),
         (["--recipe", "smoke", "--jobs"], "--jobs: recipe smoke has no queue"),
         (["--recipe", "smoke", "--limit", "4"], "--limit: is for a recipe with a queue"),
-        (["--recipe", "smoke", "--tiny"], "--tiny: is for the recipe results"),
+        (["--recipe", "smoke", "--tiny"], "--tiny: is for the recipes results"),
         (["--recipe", "results", "--seed", "3"], "--seed: a study has its own training seeds"),
         (["--recipe", "results", "--jobs", "--only", "nothing"], "--only nothing: matches no job"),
     ],

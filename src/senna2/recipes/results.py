@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from senna2.model.config import PolicyConfig
 from senna2.model.vlm.qwen import VLMConfig
@@ -47,6 +47,13 @@ class Study(Recipe):
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
+    table: Literal["results", "baselines"] = "results"  # whose rows are measured; the tables hold all that are there
+    queue: str = "results"  # recipes of one queue share jobs, and so an --out
+    # CPU seconds of `senna2` after stage 1b, as published (1a, 1c, 2, 3), and of those the ones after 1a: what the
+    # systems it is compared with train for, without and with 1a's VLM.
+    peer_s: float = 3490.0
+    deciding_s: float = 1160.0
+    peer_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # by planner, beside its own
     longer_lr: float = 1e-4  # at which the control arms go on with stage 1 (docs/decisions/control-arms.md)
     side_clips: int = 120
     showcase: int = 21  # clips of each of the six families: the clip itself and its 20 variations
@@ -71,6 +78,11 @@ def results() -> Study:
     )
 
 
+def baselines() -> Study:
+    """The systems that Senna-2 is compared with (docs/planners.md), in the queue and the tables of `results`."""
+    return dataclasses.replace(results(), name="baselines", table="baselines")
+
+
 def results_tiny() -> Study:
     """The same queue in a few minutes: it proves the machinery, its numbers mean nothing (`senna2 run --recipe
     results --tiny`)."""
@@ -79,6 +91,7 @@ def results_tiny() -> Study:
     return few(
         full,
         name="results_tiny",
+        queue="results_tiny",
         note="The machinery of `results` on next to nothing: no policy here has learned to drive.",
         clips=Clips(train=10, tune=1, test=3, rollout=2, drives=1, every=8, branch_every=40),
         stage1a=few(full.stage1a, optim=Optim(steps=8, batch=8, lr=1e-3)),
@@ -92,7 +105,14 @@ def results_tiny() -> Study:
         showcase=1,
         open_every=20,
         group=5,
+        peer_s=0.8,
+        deciding_s=0.8,
+        peer_options={"vadv2": {"vocabulary": 64}},
     )
+
+
+def baselines_tiny() -> Study:
+    return dataclasses.replace(results_tiny(), name="baselines_tiny", table="baselines")
 
 
 def unguarded(recipe: R) -> R:

@@ -21,7 +21,7 @@ from senna2.data.qa import corpus
 from senna2.data.store import SampleStore
 from senna2.demonstrations import Drives, collect
 from senna2.files import write_json
-from senna2.model.policy import DualSystem
+from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.model.vlm.qwen import DrivingVLM
 from senna2.provenance import provenance
 from senna2.recipes.cache import FRAME_CODE, keep_if_same
@@ -65,14 +65,26 @@ def with_adapter(policy: DualSystem, adapter: str, seed: int, *, hidden: str | N
     hidden states of the VLM."""
     config = dataclasses.replace(policy.config, adapter=adapter, hidden=hidden or policy.config.hidden)
     other = DualSystem(config, policy.rig, vlm=policy.vlm, seed=seed)
-    for part in ("encoder", "perception", "planner"):
-        source, target = getattr(policy, part), getattr(other, part)
-        if source is not None:
-            target.load_state_dict(source.state_dict())
+    _copy_parts(policy, other, ("encoder", "perception", "planner"))
     fitted = policy.planner.fitted()
     if fitted is not None:
         other.planner.restore(fitted)
     return other
+
+
+def with_planner(policy: DualSystem, config: PolicyConfig, seed: int) -> DualSystem:
+    """A new planner and a new adapter, as `config` has them, on the encoder and the perception heads of `policy`; its
+    VLM stays."""
+    other = DualSystem(config, policy.rig, vlm=policy.vlm, hidden_size=policy.hidden_size, seed=seed)
+    _copy_parts(policy, other, ("encoder", "perception"))
+    return other
+
+
+def _copy_parts(source: DualSystem, target: DualSystem, names: Sequence[str]) -> None:
+    for name in names:
+        part, mine = source.part(name), target.part(name)
+        if part is not None and mine is not None:
+            mine.load_state_dict(part.state_dict())
 
 
 def run_stage(

@@ -28,7 +28,7 @@ from senna2.recipes.measure import (
     open_loop_samples,
 )
 from senna2.recipes.media import PAIR, family_videos, story_figures
-from senna2.recipes.results import Study, results, results_tiny
+from senna2.recipes.results import Study, baselines, baselines_tiny, results, results_tiny
 from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, with_adapter
 from senna2.recipes.study import plan_study
 from senna2.recipes.study_report import run_study
@@ -48,7 +48,7 @@ def run_verb(
     """`senna2 run`: a recipe's whole story, or the queue of a study (to which alone belong `tiny`, `limit`, `only` and
     `publish`)."""
     recipe = _chosen(name, seed, tiny, limit)
-    out = Path("runs") / recipe.name if out is None else out
+    out = _place(recipe) if out is None else out
     workers = max(1, worker_count(workers))
     torch.set_num_threads(1)  # models this small gain little from two, and lose much where cores are shared
     if isinstance(recipe, Study):
@@ -65,16 +65,21 @@ def jobs_verb(
     recipe = _chosen(name, None, tiny, limit)
     if not isinstance(recipe, Study):
         raise InputError(f"--jobs: recipe {recipe.name} has no queue; results has")
-    return plan_study(recipe, Path("runs") / recipe.name if out is None else out).listing(only)
+    return plan_study(recipe, _place(recipe) if out is None else out).listing(only)
+
+
+def _place(recipe: Recipe) -> Path:
+    return Path("runs") / (recipe.queue if isinstance(recipe, Study) else recipe.name)
 
 
 def _chosen(name: str, seed: int | None, tiny: bool, limit: int | None) -> Recipe:
     recipe = load_recipe(name)
     if limit is not None and not isinstance(recipe, Study):
         raise InputError(f"--limit: is for a recipe with a queue (results), not for {recipe.name}")
-    if tiny and recipe != results():
-        raise InputError(f"--tiny: is for the recipe results, not for {recipe.name}")
-    recipe = results_tiny() if tiny else recipe
+    small = [few for full, few in ((results, results_tiny), (baselines, baselines_tiny)) if recipe == full()]
+    if tiny and not small:
+        raise InputError(f"--tiny: is for the recipes results and baselines, not for {recipe.name}")
+    recipe = small[0]() if tiny else recipe
     if seed is not None and isinstance(recipe, Study):
         raise InputError("--seed: a study has its own training seeds; write a recipe with others (module:function)")
     if limit is not None and isinstance(recipe, Study):

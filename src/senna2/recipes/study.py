@@ -1,26 +1,17 @@
-"""The jobs of a study (`recipes.results`): clips and samples once, then for each training seed every row of the tables.
-
-1a ─┬─────────── 1c both ── senna2@1 ── 2 ── senna2@2 ─┬─ 3 ── senna2
-1b ─┤                                                  └─ 3 ── senna2@literal (the paper's losses alone)
-    └─ 1c decision ── senna;  1c vlm, none ── senna2@1vlm, senna2@1none (Table 4)
-1a ── 1a, on ── 1a@long;  senna ── 1c, on ── senna@long (senna2's total);  senna2@1 ── 1c, on ── senna2@1long (as much
-as stage 2): control arms, which go on from where the aligned ones do (docs/decisions/control-arms.md)
-"""
+"""The jobs of a study (`recipes.results`): clips and samples once, then for each training seed every row of the tables;
+last the systems it is compared with. What is trained stands in `arms`."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from senna2.config import to_dict
 from senna2.recipes import study_jobs as work
-from senna2.recipes.config import Evaluation, Recipe
+from senna2.recipes.arms import ARMS, PEERS, arm_recipe
+from senna2.recipes.costs import learned_from, measure_costs
 from senna2.recipes.queue import Job, Queue
 from senna2.recipes.results import Study
-from senna2.train.guards import off
 from senna2.train.stage3 import Stage3
 from senna2.world.town.families import CORE, SHOWCASE, split_scenes
 
@@ -28,69 +19,12 @@ BASELINES = ("constant_velocity", "naive", "idm", "expert")
 FULL = ("senna", "senna@long", "senna2@1", "senna2@2", "senna2")  # rows that drive all test clips
 SIDE = ("senna2@1none", "senna2@1vlm", "senna2@1long", "senna2@literal")
 SHOWN = ("senna", "senna2")  # left and right in the showcase
+SYSTEMS = (*PEERS, "senna", "senna@long", "senna2")  # of the tables that compare systems
+COSTS = "costs"  # the job that measures what they cost
 # Throughputs of one thread, for the estimates (docstring of recipes.results).
 PLANNER_S, VLM_S, BOTH_S, STAGE2_S = 1 / 88, 1 / 140, 1 / 64, 1 / 45
 CLIP_S, TRAIN_SAMPLES_S, TEST_SAMPLES_S, DRIVE_S, CHEAP_S, PLAN_S = 0.5, 2.1, 0.4, 1.65, 0.2, 0.0095
-ROW_S = 20.0
-ANEW = 1000  # added to the seed of a stage that goes on: other draws than the first time
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One training: a stage from an arm (`start`) with the VLM of another."""
-
-    stage: str
-    start: str = ""
-    vlm: str = ""
-    adapter: str = "both"
-    prolonged: str = ""  # goes on with its stage: "2", for stage 2's samples; "23", for those of stages 2 and 3
-    literal: bool = False
-
-
-ARMS: dict[str, Arm] = {
-    "1a": Arm("1a"),
-    "1b": Arm("1b"),
-    "1a@long": Arm("1a", "1a", prolonged="23"),
-    "senna2@1": Arm("1c", "1b", "1a"),
-    "senna": Arm("1c", "1b", "1a", "decision"),
-    "senna2@1vlm": Arm("1c", "1b", "1a", "vlm"),
-    "senna2@1none": Arm("1c", "1b", "1a", "none"),
-    "senna2@1long": Arm("1c", "senna2@1", "1a@long", prolonged="2"),
-    "senna@long": Arm("1c", "senna", "1a@long", "decision", prolonged="23"),
-    "senna2@2": Arm("2", "senna2@1"),
-    "senna2": Arm("3", "senna2@2"),
-    "senna2@literal": Arm("3", "senna2@2", literal=True),
-}
-
-
-def shown_to(study: Study, who: str, stages: str) -> int:
-    """Samples that stages 2 and 3 show the planner (`who` "planner") or the VLM."""
-    two, three = study.stage2.optim, study.stage3
-    last = three.low if who == "planner" else three.high
-    of = {"2": two.steps * two.batch, "3": three.rounds * last.steps * last.batch}
-    return sum(of[s] for s in stages)
-
-
-def arm_recipe(study: Study, seed: int, name: str) -> Recipe:
-    """The recipe of one training of one seed. What is evaluated does not belong to it: sizes there may change while a
-    stage is under way."""
-    arm = ARMS[name]
-    plain = {f.name: getattr(study, f.name) for f in dataclasses.fields(Recipe)}
-    clips = dataclasses.replace(study.clips, test=0)
-    recipe = dataclasses.replace(Recipe(**plain), name=f"{study.name} {name}", seed=seed, clips=clips,
-                                 evaluation=Evaluation(0, 0, 0))  # fmt: skip
-    if arm.prolonged:
-        who, name = ("vlm", "stage1a") if arm.stage == "1a" else ("planner", "stage1c")
-        stage = getattr(recipe, name)
-        steps = math.ceil(shown_to(study, who, arm.prolonged) / stage.optim.batch)
-        longer = dataclasses.replace(stage.optim, steps=steps, lr=study.longer_lr)
-        more = {name: dataclasses.replace(stage, optim=longer)}
-        recipe = dataclasses.replace(recipe, seed=seed + ANEW, **more)
-    if arm.literal:
-        # Without guards: how the literal losses end is what this row shows.
-        literal = dataclasses.replace(recipe.stage3, faithful=True, guards=off(recipe.stage3.guards))
-        recipe = dataclasses.replace(recipe, stage3=literal)
-    return recipe
+ROW_S, COSTS_S = 20.0, 60.0
 
 
 def plan_study(study: Study, out: Path) -> Queue:
@@ -100,14 +34,31 @@ def plan_study(study: Study, out: Path) -> Queue:
                for kind in ("train", "tune", "test", "showcase")}  # fmt: skip
     jobs = [*data]
     for seed in study.seeds:
-        jobs += [_training(study, out, seed, name, by_kind) for name in ARMS]
+        jobs += [_training(study, out, seed, name, by_kind) for name in ARMS if name not in PEERS]
         for name in (*FULL, *SIDE):
             jobs += _measuring(study, out, str(seed), name, seed, by_kind, stage=f"train/{seed}/{name}")
     for name in BASELINES:
         jobs += _measuring(study, out, work.NO_SEED, name, 0, by_kind, stage="")
     first = study.seeds[0]
-    forced = [_forced(study, out, first, name, by_kind["test"]) for name in SHOWN]
-    return Queue.of(out, [*jobs, *forced])
+    jobs += [_forced(study, out, first, name, by_kind["test"]) for name in SHOWN]
+    for seed in study.seeds:
+        for name in PEERS:
+            jobs.append(_training(study, out, seed, name, by_kind))
+            jobs += _measuring(study, out, str(seed), name, seed, by_kind, stage=f"train/{seed}/{name}")
+    file = out / "costs.json"
+    what = {name: [to_dict(arm_recipe(study, first, name).policy), learned_from(study, name)] for name in SYSTEMS}
+    jobs.append(Job(COSTS, measure_costs, (study, SYSTEMS, file), (file,), what, (), COSTS_S))
+    return Queue.of(out, jobs)
+
+
+def measured_by(study: Study, queue: Queue) -> list[str]:
+    """The rows that this recipe measures: the study's own, or those of the systems that Senna-2 is compared with."""
+    ours = study.table == "results"
+    return [n for n in row_jobs(queue) if (n.split("/")[2] in PEERS) != ours]
+
+
+def row_jobs(queue: Queue) -> list[str]:
+    return [n for n in queue.jobs if n.startswith("rows/")]
 
 
 def clip_list(study: Study, kind: str) -> list[tuple[str, int]]:
@@ -154,7 +105,7 @@ def _training(study: Study, out: Path, seed: int, name: str, clips: dict[str, tu
     settings = {"arm": to_dict(arm), "stage": to_dict(config), "seed": seed, "policy": to_dict(recipe.policy)}
     settings |= {"vlm": to_dict(recipe.vlm), "rollout": recipe.clips.rollout if arm.stage == "3" else 0}
     return Job(
-        f"train/{seed}/{name}", work.train_arm, (recipe, arm.stage, arm.start, arm.vlm, arm.adapter, seed, name, out),
+        f"train/{seed}/{name}", work.train_arm, (recipe, arm, seed, name, out),
         (work.stage_folder(out, seed, name),), settings, (*before, *data), cost,
     )  # fmt: skip
 
@@ -178,7 +129,7 @@ def _measuring(
     count = e.open_samples + 3 * e.control_samples if stage else e.open_samples
     jobs = [Job(f"plans/{label}/{name}", work.plan_row, (spec, name, seed, out, test, settings, plans), (plans,),
                 settings, (*trained, *clips["test"]), PLAN_S * count)]  # fmt: skip
-    lists = {"drives": test if name in FULL or not stage else test[: study.side_clips]}
+    lists = {"drives": test if name not in SIDE else test[: study.side_clips]}
     if name in (*SHOWN, "expert", "constant_velocity"):
         lists["showcase"] = clip_list(study, "showcase")
     for what, chosen in lists.items():

@@ -15,11 +15,12 @@ from senna2.data.store import SampleStore
 from senna2.demonstrations import Drives, Replay, collect
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
+from senna2.recipes.arms import Arm
 from senna2.recipes.config import Recipe
 from senna2.recipes.driven import drive_group, load_rollouts, save_plans, save_rollouts
 from senna2.recipes.measure import FORCED, chosen_samples, clip_shapes, configured, plan_policy
 from senna2.recipes.rows import measure_row, save_row
-from senna2.recipes.stages import new_policy, run_stage, with_adapter
+from senna2.recipes.stages import new_policy, run_stage, with_adapter, with_planner
 from senna2.train.stage1 import vlm_of
 from senna2.types import Decision, Direction, Samples
 from senna2.world.clip import save_clip
@@ -55,27 +56,30 @@ def make_part(out: Path, kind: str, clips: Sequence[Clip], how: Mapping[str, Any
     write_json(counts, dict(sorted(counted.items())))
 
 
-def train_arm(recipe: Recipe, stage: str, start: str, vlm: str, adapter: str, seed: int, name: str, out: Path) -> None:
+def train_arm(recipe: Recipe, arm: Arm, seed: int, name: str, out: Path) -> None:
     """One training; goes on from its own checkpoint if it was interrupted."""
     torch.set_num_threads(1)
-    if not start:
+    if not arm.start:
         policy = new_policy(recipe)
     else:
-        policy = DualSystem.from_pretrained(stage_folder(out, seed, start) / "policy")
-    if vlm:
-        policy.attach_vlm(vlm_of(DualSystem.from_pretrained(stage_folder(out, seed, vlm) / "policy")))
-        if adapter != policy.config.adapter:
-            policy = with_adapter(policy, adapter, recipe.seed)
+        policy = DualSystem.from_pretrained(stage_folder(out, seed, arm.start) / "policy")
+    if arm.vlm:
+        policy.attach_vlm(vlm_of(DualSystem.from_pretrained(stage_folder(out, seed, arm.vlm) / "policy")))
+    if arm.start and arm.planner != policy.config.planner:
+        policy.vlm = policy.vlm if arm.vlm else None  # 1b's own has learned nothing
+        policy = with_planner(policy, recipe.policy, recipe.seed)
+    elif arm.vlm and arm.adapter != policy.config.adapter:
+        policy = with_adapter(policy, arm.adapter, recipe.seed)
     c, families = recipe.clips, recipe.families or CORE
     train = folders(out, "train", split_scenes("train", c.train, families))
     data: dict[str, Any] = {}
-    if stage == "3":
+    if arm.stage == "3":
         data = {"clips": train, "tune_clips": folders(out, "tune", split_scenes("tune", c.tune, families))}
     else:
         samples = out / "samples" / "train"
         data = {"store": SampleStore(samples, parts=[f.name for f in train if (samples / f.name).is_dir()])}
     folder = stage_folder(out, seed, name)
-    run_stage(stage, policy, recipe, folder, resume=True, workers=0, **data)
+    run_stage(arm.stage, policy, recipe, folder, resume=True, workers=0, **data)
     for states in sorted((folder / "training").rglob("checkpoints")):
         shutil.rmtree(states)  # moments of the optimiser: several times the policy, of no use once it stands
 

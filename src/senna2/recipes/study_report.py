@@ -15,14 +15,16 @@ from senna2.evaluate.stats import Frames
 from senna2.files import write_json
 from senna2.provenance import provenance
 from senna2.recipes import study_jobs as work
+from senna2.recipes.arms import PEERS
 from senna2.recipes.claims import claims, evidence
+from senna2.recipes.costs import with_minutes
 from senna2.recipes.driven import load_rollouts
 from senna2.recipes.measure import FORCED, headline
 from senna2.recipes.queue import Queue, QueueError, run_queue
 from senna2.recipes.results import Study
 from senna2.recipes.rows import SHOWCASE, Kept, Row, least_class_share, load_row
 from senna2.recipes.stage_one import adopt_stage_one, keep_stage_one
-from senna2.recipes.study import BASELINES, FULL, SHOWN, SIDE, plan_study
+from senna2.recipes.study import BASELINES, COSTS, FULL, SHOWN, SIDE, measured_by, plan_study, row_jobs
 from senna2.report.figures import forced_drives_figure, overview_figure, relative_speed_figure
 from senna2.report.markdown import results_page
 from senna2.report.media import Figure, Video
@@ -37,7 +39,8 @@ COMPARED = (
     ("senna2", "senna@long"), ("senna2", "senna"), ("senna2@1", "senna"), ("senna2@2", "senna2@1"),
     ("senna2@1long", "senna2@1"), ("senna2@2", "senna2@1long"), ("senna2", "senna2@2"), ("senna2@literal", "senna2@2"),
     ("senna2", "senna2@literal"), ("senna2@1", "senna2@1vlm"), ("senna2@1", "senna2@1none"),
-    ("senna2@1", "constant_velocity"), ("senna2", "expert"),
+    ("senna2@1", "constant_velocity"), ("senna2", "expert"), *(("senna2", name) for name in PEERS),
+    ("senna_vadv2", "vadv2"), ("diffusiondrive+decision", "diffusiondrive"), ("resad+decision", "resad"),
 )  # fmt: skip
 
 
@@ -68,7 +71,9 @@ def run_study(
 
 def unmeasured(study: Study, queue: Queue, kept: Kept | None) -> list[str]:
     """Jobs whose rows (and figures) are not kept under the same key; with what they need they are all that is left."""
-    rows = [n for n in row_jobs(queue) if kept is None or not kept.has(n, queue.keys[n])]
+    rows = [n for n in measured_by(study, queue) if kept is None or not kept.has(n, queue.keys[n])]
+    if study.table == "baselines":
+        return [*rows, *([] if _kept_costs(queue, kept) else [COSTS])]
     first = study.seeds[0]
     figures = [f"forced/{first}/{name}" for name in SHOWN
                if f"rows/{first}/{name}" in rows or _kept_figure(kept, f"figure-A1-{name}") is None]  # fmt: skip
@@ -78,11 +83,11 @@ def unmeasured(study: Study, queue: Queue, kept: Kept | None) -> list[str]:
 def _open(out: Path, study: Study) -> None:
     """A study always goes on where it stopped; what was made under other settings is made again, job by job."""
     mark = out / "run.json"
-    if mark.is_file() and load_json(mark).get("recipe") != study.name:
+    if mark.is_file() and load_json(mark).get("recipe") != study.queue:
         raise InputError(f"--out {out}: holds a run of recipe '{load_json(mark).get('recipe')}'; choose another folder")
     if not mark.is_file() and out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out}: is not empty and not a run of senna2; choose another folder")
-    write_json(mark, {"recipe": study.name})
+    write_json(mark, {"recipe": study.queue})
 
 
 def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish: Path | None) -> dict[str, Any]:
@@ -109,6 +114,7 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     if found.least_class_share is not None:
         proofs["least_class_share"] = found.least_class_share
     results["evidence"] = proofs
+    results["costs"] = with_minutes(_costs(queue, out, kept), found.seconds, study.seeds)
     causes = publish / "causes.json" if publish is not None else out / "causes.json"
     judged = claims(results, load_json(causes) if causes.is_file() else None)
     figures = {"figure-1": overview_figure(results), **found.figures}
@@ -139,9 +145,14 @@ def _note(study: Study, queue: Queue, found: Found) -> str:
     clips = f"{study.clips.test} test clips"
     if not lacking:
         return f"{study.note} {clips.capitalize()}."
+    by_seed: dict[str, list[str]] = {}
+    for row in lacking:
+        seed, name = row.split("/")
+        by_seed.setdefault(seed, []).append(name)
+    listed = "; ".join(f"{seed}: {', '.join(names)}" for seed, names in by_seed.items())
     return (
         f"{study.note} {clips.capitalize()}. Not finished: {len(every) - len(lacking)} of {len(every)} rows are "
-        f"measured (missing, as training seed/policy: {', '.join(lacking)})."
+        f"measured (missing, by training seed: {listed})."
     )
 
 
@@ -193,10 +204,6 @@ class Found:
         self.least_class_share: dict[str, Any] | None = None
 
 
-def row_jobs(queue: Queue) -> list[str]:
-    return [n for n in queue.jobs if n.startswith("rows/")]
-
-
 def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
     """Suites of every row that is finished, by the training seeds that are; `kept` gets those that are new here."""
     found = Found()
@@ -216,7 +223,7 @@ def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
         found.rows += row.clips
         found.seconds |= spent
         found.origins[job] = {k: row.origin.get(k) for k in ("commit", "time", "platform")}
-    for name in (n for n in (*BASELINES, *FULL, *SIDE) if n in rows):
+    for name in (n for n in (*BASELINES, *FULL, *SIDE, *PEERS) if n in rows):
         for who in (name, name + SHOWCASE):
             parts = [row.policies[who] for row in rows[name] if who in row.policies]
             if parts:
@@ -238,6 +245,25 @@ def _relative_speeds(suites: Mapping[str, Any]) -> dict[Speed, Array]:
     """Planned speed at 3 s over v₀ under each forced decision, all seeds (Figure 4)."""
     values = {s: suites.get("control", {}).get(f"ratio_{s.name.lower()}") for s in FORCED}
     return {s: v.units.values_M for s, v in values.items() if v is not None and isinstance(v.units, Frames)}
+
+
+def _kept_costs(queue: Queue, kept: Kept | None) -> bool:
+    return (
+        kept is not None
+        and kept.index.get(COSTS, {}).get("key") == queue.keys[COSTS]
+        and (kept.folder / "costs.json").is_file()
+    )
+
+
+def _costs(queue: Queue, out: Path, kept: Kept | None) -> dict[str, Any]:
+    """Those measured here, else those that are kept; `kept` gets new ones."""
+    if queue.finished(COSTS):
+        if kept is not None:
+            kept.folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(out / "costs.json", kept.folder / "costs.json")
+            kept.note(COSTS, queue.keys[COSTS], {})
+        return dict(load_json(out / "costs.json"))
+    return dict(load_json(kept.folder / "costs.json")) if kept is not None and _kept_costs(queue, kept) else {}
 
 
 def _kept_figure(kept: Kept | None, name: str) -> Figure | None:

@@ -71,6 +71,25 @@ TABLES: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
          ("closed_loop.straddling", "straddling")),
     ),
 )  # fmt: skip
+SYSTEMS = (
+    "constant_velocity", "idm", "transfuser", "vad", "vadv2", "genad", "diffusiondrive", "resad", "senna_vadv2",
+    "diffusiondrive+decision", "resad+decision", "senna", "senna@long", "senna2",
+)  # fmt: skip
+OF_SYSTEMS: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
+    (
+        "Systems · open loop",
+        "Table 2 of the paper for the systems it builds on: each one's planner on the encoder of stage 1b, trained for "
+        "as long as `senna2` (below). `+decision`, and `senna_vadv2`, are told the VLM's decision as `senna` is.",
+        SYSTEMS,
+        TABLES[1][3],
+    ),
+    ("Systems · closed loop", "Table 3 of the paper for the same.", SYSTEMS, TABLES[2][3]),
+)  # fmt: skip
+COSTS = (
+    "Systems · cost",
+    "Minutes of one busy core of all trainings behind a row, stage 1b once, by training seed; what they were shown; "
+    "parameters, the VLM's with them; CPU time of a plan in a batch of 64, encoder and a fresh decision with it.",
+)
 # What the paper reports for the same quantity, printed beside ours (docs/method.md).
 PAPER = {
     "consistency_gap_reduction": "33.9 %", "fde_vs_senna": "−10.4 % after stage 1",
@@ -83,6 +102,9 @@ def results_page(results: Json, claims: Json, figures: Mapping[str, Figure]) -> 
     """The page as text. `figures`: by the path under which they lie beside it."""
     parts = ["# Results", _how(results), "## Claims", claims_table(claims)]
     parts += [block for title, lead, rows, columns in TABLES if (block := _table(results, title, lead, rows, columns))]
+    if any(name in results["policies"] for name in set(SYSTEMS) - {row for table in TABLES for row in table[2]}):
+        parts += [block for table in OF_SYSTEMS if (block := _table(results, *table))]
+        parts += [costs_table(results["costs"])] if results.get("costs") else []
     parts += ["## Comparisons", _comparisons(results)] if results["comparisons"] else []
     parts += [f"## {f.title}\n\n![{f.title}]({path})\n\n{f.caption}" for path, f in figures.items()]
     return "\n\n".join(parts) + "\n"
@@ -153,6 +175,19 @@ def _cell(value: Json | None) -> str:
     seeds = [v for v in value["per_seed"] if v is not None]
     own = f"<br>{' · '.join(number(v) for v in seeds)}" if len(seeds) > 1 else ""
     return f"{number(value['value'])} {_interval(value['ci95'])}".strip() + own
+
+
+def costs_table(costs: Json) -> str:
+    """What each system cost to train and costs to ask."""
+    title, lead = COSTS
+    lines = ["| | minutes | planner's samples | VLM's samples | drives | parameters, M | ms a plan |",
+             f"|{' --- |' * 7}"]  # fmt: skip
+    for name in (n for n in SYSTEMS if n in costs):
+        c = costs[name]
+        spent = " · ".join(number(m) for m in c["minutes"]) or "–"
+        lines.append(f"| `{name}` | {spent} | {c['planner_samples']} | {c['vlm_samples']} | {c['drives']} | "
+                     f"{c['parameters'] / 1e6:.2f} | {c['plan_ms']:.1f} |")  # fmt: skip
+    return f"## {title}\n\n{lead}\n\n" + "\n".join(lines)
 
 
 def _comparisons(results: Json) -> str:

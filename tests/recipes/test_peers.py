@@ -1,0 +1,92 @@
+"""The systems that Senna-2 is compared with: equal budgets, the shared encoder, rows that stand beside the study's."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from senna2.model.policy import DualSystem, PolicyConfig
+from senna2.model.vlm.qwen import DrivingVLM
+from senna2.recipes.arms import ARMS, ASK_S, DIT_STEP_S, PEERS, STEP_OVER_DIT, arm_recipe
+from senna2.recipes.costs import behind, learned_from, with_minutes
+from senna2.recipes.results import baselines, baselines_tiny, results
+from senna2.recipes.rows import Kept
+from senna2.recipes.stages import with_planner
+from senna2.recipes.study import COSTS, FULL, SYSTEMS, measured_by, plan_study
+from senna2.recipes.study_report import unmeasured
+from senna2.report.markdown import SYSTEMS as SHOWN_SYSTEMS
+from senna2.types import InputError, Rig, Samples
+
+SMALL = {"dim": 32, "blocks": 1, "heads": 2, "channels": (8, 8, 16, 16), "agent_queries": 4, "map_queries": 4}
+
+
+def test_both_recipes_plan_one_queue_and_measure_different_rows(tmp_path):
+    ours, peers = plan_study(results(), tmp_path), plan_study(baselines(), tmp_path)
+    assert ours.keys == peers.keys
+    mine, theirs = set(measured_by(results(), ours)), set(measured_by(baselines(), peers))
+    assert not mine & theirs
+    assert theirs == {f"rows/{seed}/{name}" for seed in (0, 1, 2) for name in PEERS}
+    assert {f"rows/0/{name}" for name in FULL} <= mine
+    driven = [j for n, j in peers.jobs.items() if n.startswith("drives/1/vad/")]
+    assert sum(len(j.settings["clips"]) for j in driven) == baselines().clips.test
+
+
+def test_what_is_kept_is_not_measured_again(tmp_path):
+    study = baselines_tiny()
+    queue, kept = plan_study(study, tmp_path), Kept(tmp_path / "docs")
+    every = unmeasured(study, queue, kept)
+    assert every == [*measured_by(study, queue), COSTS]
+    (tmp_path / "row.npz").write_bytes(b"a row")
+    kept.keep("rows/0/vad", queue.keys["rows/0/vad"], tmp_path / "row.npz", {})
+    assert unmeasured(study, queue, kept) == [n for n in every if n != "rows/0/vad"]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_budgets_are_senna2s_to_five_percent(name):
+    """Minutes of one core after stage 1b, by the benchmark's ratios and the study's own throughput."""
+    arm, study = PEERS[name], baselines()
+    steps = getattr(arm_recipe(study, 0, name), f"stage{arm.stage}").optim.steps
+    step_s = DIT_STEP_S * STEP_OVER_DIT[arm.planner] + (ASK_S if arm.vlm else 0.0)
+    vlm_s = study.peer_s - study.deciding_s if arm.vlm else 0.0  # 1a's share
+    assert steps * step_s + vlm_s == pytest.approx(study.peer_s, rel=0.05)
+    assert arm_recipe(study, 0, name).policy.planner == arm.planner
+    assert ("1a" in behind(name)) == (arm.adapter == "decision")
+
+
+def test_samples_and_minutes_are_counted_along_the_arms():
+    study = results()
+    assert behind("senna2") == ["1b", "1a", "senna2@1", "senna2@2", "senna2"]
+    own = learned_from(study, "senna2")
+    three = study.stage3
+    planner = [study.stage1b, study.stage1c, study.stage2]
+    wanted = sum(s.optim.steps * s.optim.batch for s in planner) + three.rounds * three.low.steps * three.low.batch
+    assert own["planner_samples"] == wanted
+    assert own["drives"] == study.clips.rollout
+    assert learned_from(study, "vad")["vlm_samples"] == 0
+    seconds = {f"train/0/{arm}": 60.0 for arm in behind("senna_vadv2")} | {"train/1/1b": 60.0}
+    cost = with_minutes({"senna_vadv2": {"parameters": 1}}, seconds, (0, 1))["senna_vadv2"]
+    assert cost == {"parameters": 1, "minutes": [3.0]}  # seed 1 is not whole
+
+
+def test_another_planner_begins_on_the_shared_encoder():
+    source = DualSystem(PolicyConfig(**SMALL), Rig.fake(), vlm=DrivingVLM.tiny(), seed=3)
+    source.fit_planner(Samples.fake(24, Rig.fake()))
+    other = with_planner(source, dataclasses.replace(source.config, planner="vad", adapter="decision"), seed=5)
+    assert (other.config.planner, other.config.adapter) == ("vad", "decision")
+    assert other.vlm is source.vlm
+    for part in ("encoder", "perception"):
+        for (name, a), (_, b) in zip(source.part(part).named_parameters(), other.part(part).named_parameters(),
+                                     strict=True):  # fmt: skip
+            torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+            assert a is not b
+    with pytest.raises(InputError, match="not fitted"):
+        other.plan_batch(Samples.fake(2, Rig.fake()))
+    other.fit_planner(Samples.fake(24, Rig.fake()))
+    assert np.isfinite(other.plan_batch(Samples.fake(2, Rig.fake())).points_NT2).all()
+
+
+def test_every_system_has_its_line():
+    assert set(SYSTEMS) <= set(SHOWN_SYSTEMS)
+    assert set(PEERS) <= set(ARMS)
+    assert dataclasses.replace(baselines(), name="results", table="results") == results()
