@@ -26,6 +26,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "genad": "senna2.model.planners.genad:GenAd",
         "diffusiondrive": "senna2.model.planners.diffusiondrive:DiffusionDrive",
         "resad": "senna2.model.planners.resad:ResAd",
+        "rad": "senna2.model.planners.rad:Rad",
     },
     "sources": {"town": "senna2.world.town.families:make_scene"},
     "scenes": {

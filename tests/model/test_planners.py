@@ -17,6 +17,8 @@ from senna2.types import InputError, Rig, Samples
 
 PLANNERS = sorted(listing("planners"))
 SMALL = {"dim": 32, "heads": 2, "blocks": 2}
+NOT_BY_IMITATION = {"rad": "values."}
+NOTHING_FITTED = ("rad",)
 OPTIONS = {"vadv2": {"vocabulary": 24, "drawn": 12}, "diffusiondrive": {"anchors": 8}}
 
 
@@ -78,7 +80,7 @@ def test_every_parameter_learns_and_samples_without_a_future_teach_nothing(plann
     assert (loss_B[[0, 1, 2, 4]] > 0).all()
     sum(policy.planning_loss(tokens, f_vlm, batch, seed=0, step=i).sum() for i in range(3)).backward()
     still = [n for n, p in policy.planner.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    assert still == []
+    assert [n for n in still if not n.startswith(NOT_BY_IMITATION.get(planner, "-"))] == []
     assert all(p.grad is not None for p in policy.adapter.parameters() if p.requires_grad)
 
 
@@ -119,12 +121,15 @@ def test_what_was_fitted_for_another_planner_or_shape_is_refused(planner, tmp_pa
         path.write_text(json.dumps(bad))
         with pytest.raises(InputError, match=r"normalisation\.json"):
             DualSystem.from_pretrained(tmp_path / "c")
-    with pytest.raises(InputError, match="samples"):
-        policy.fit_planner(bent_samples().take(slice(0, 3)))
+    if planner not in NOTHING_FITTED:
+        with pytest.raises(InputError, match="samples"):
+            policy.fit_planner(bent_samples().take(slice(0, 3)))
 
 
 def cut(fitted: dict) -> dict:
-    """One row less in whatever holds arrays."""
+    """One row less in whatever holds arrays; of a planner that fits nothing, not even that is said."""
+    if set(fitted) == {"schema"}:
+        return {"schema": "another"}
     if "arrays" in fitted:
         return fitted | {"arrays": {n: v[1:] for n, v in fitted["arrays"].items()}}
     return fitted | {"shapes": [rows[1:] for rows in fitted["shapes"]], "scale_m": [r[1:] for r in fitted["scale_m"]]}

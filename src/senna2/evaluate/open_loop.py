@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from senna2.evaluate.consistency import PlansBySeed, by_seed, per_clip, recorded
-from senna2.evaluate.metrics import MetricValue
+from senna2.evaluate.metrics import OPEN_LOOP, MetricValue
 from senna2.evaluate.stats import Sums, measure, missing
 from senna2.geometry import box_of, hits_segments, overlap
 from senna2.types import AgentClass, Array, InputError, Samples, VehicleShape
@@ -93,6 +93,11 @@ def _recorded_ego_collides(samples: Samples, shape: Shapes, chosen: Array) -> Ar
     future = samples.future_NT3[chosen].astype(np.float64)
     poses = np.concatenate([np.zeros((len(chosen), 1, 3)), future], 1)
     return np.any(collisions(samples, poses, shape, chosen, now=True), axis=1)
+
+
+def no_plans(why: str, seeds: int = 1) -> dict[str, MetricValue]:
+    """The open-loop suite of a policy whose plans are not to be compared."""
+    return {name: missing(why, seeds) for name in OPEN_LOOP}
 
 
 def open_loop(samples: Samples, plans: PlansBySeed, shape: Shapes) -> dict[str, MetricValue]:

@@ -107,6 +107,11 @@ class DualSystem(nn.Module):
         self.planner.mixed = dtype
 
     @property
+    def no_open_loop(self) -> str:
+        """Why plans of this policy are not to be compared with the expert's; empty if they are."""
+        return self.planner.no_open_loop
+
+    @property
     def needs_images(self) -> bool:
         return self.config.obs == "images" or self.vlm is not None
 

@@ -116,3 +116,8 @@ def load_plans(path: Path) -> dict[str, Plans]:
     arrays, meta = load_arrays(path, PLANS_SCHEMA, AGAIN)
     fields = [f.name for f in dataclasses.fields(Plans)]
     return {n: Plans(**{f: arrays[f"{n}.{f}"] for f in fields}).validate() for n in meta["names"]}
+
+
+def why_no_plans(path: Path) -> str:
+    """Why the policy's own plans are not in the file."""
+    return str(load_arrays(path, PLANS_SCHEMA, AGAIN)[1].get("why_none", ""))

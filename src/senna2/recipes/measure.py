@@ -18,7 +18,7 @@ from senna2.demonstrations import Replay, collect
 from senna2.evaluate.closed_loop import clip_row, closed_loop
 from senna2.evaluate.consistency import consistency
 from senna2.evaluate.control import control, nobody_listens
-from senna2.evaluate.open_loop import open_loop
+from senna2.evaluate.open_loop import no_plans, open_loop
 from senna2.evaluate.results import Suites, assemble, compare, write_results
 from senna2.provenance import provenance
 from senna2.recipes.clips import make_clips
@@ -97,9 +97,11 @@ def measure(
         jobs = [(spec, name, suites, samples, shapes, control_samples, seed) for name, spec in specs.items()]
         planned = run_jobs(plan_policy, jobs, workers=workers, label="open loop", unit="policy")
         for part, made in zip(done.values(), planned, strict=True):
-            part.plans, part.forced_plans, told, part.seconds["open"] = made
+            part.plans, part.forced_plans, told, part.seconds["open"], why_none = made
             if "open" in suites and part.plans is not None:
                 part.suites["open_loop"] = open_loop(samples, part.plans, shapes)
+            elif "open" in suites:
+                part.suites["open_loop"] = no_plans(why_none)
             if "consistency" in suites and part.plans is not None and (part.plans.vlm_speed_N >= 0).any():
                 part.suites["consistency"] = consistency(samples, part.plans)
             if part.forced_plans:
@@ -141,15 +143,18 @@ def measure(
 def plan_policy(
     spec: PolicySpec, name: str, suites: Sequence[str], samples: Samples, shapes: Mapping[str, VehicleShape],
     control_samples: int, seed: int,
-) -> tuple[Plans | None, dict[Speed, Plans], dict[str, Plans], float]:  # fmt: skip
-    """One policy's plans for the samples, those under forced decisions and (by name) under a passenger's words, and the
-    seconds they took."""
+) -> tuple[Plans | None, dict[Speed, Plans], dict[str, Plans], float, str]:  # fmt: skip
+    """One policy's plans for the samples, those under forced decisions and (by name) under a passenger's words, the
+    seconds they took, and why there are none if the policy's plans are not to be compared."""
     start = time.perf_counter()
     policy = make_policy(spec, seed=seed) if isinstance(spec, str) else spec()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     decides = getattr(policy, "vlm", None) is not None
     plans, forced, told = None, {}, {}
+    why_none: str = getattr(policy, "no_open_loop", "")
+    if why_none:
+        return None, {}, {}, time.perf_counter() - start, why_none
     if name == "expert":
         plans = _expert_plans(samples)
     elif {"open", "consistency"} & set(suites):
@@ -159,7 +164,7 @@ def plan_policy(
         for speed in FORCED:
             forced[speed] = plan_samples(policy, some, decision=Decision(speed, Direction.UNKNOWN), seed=seed)
         told = plan_instructed(policy, some, seed=seed, own=plans)
-    return plans, forced, told, time.perf_counter() - start
+    return plans, forced, told, time.perf_counter() - start, ""
 
 
 def _configured(spec: str, vlm_period_s: float | None, forced: Decision | None) -> PolicySpec:

@@ -22,11 +22,11 @@ from senna2.evaluate.consistency import PATH_CLASSES, SPEED_CLASSES, consistency
 from senna2.evaluate.control import control, nobody_listens
 from senna2.evaluate.kept import load_suites, save_suites
 from senna2.evaluate.metrics import finite
-from senna2.evaluate.open_loop import open_loop
+from senna2.evaluate.open_loop import no_plans, open_loop
 from senna2.evaluate.results import Suites
 from senna2.files import write_json, written_whole
 from senna2.provenance import provenance
-from senna2.recipes.driven import load_plans
+from senna2.recipes.driven import load_plans, why_no_plans
 from senna2.recipes.instructed import instructed_of
 from senna2.recipes.measure import FORCED
 from senna2.types import InputError, Plans, Rollout, Samples, VehicleShape
@@ -54,10 +54,11 @@ def measure_row(
     """`plans`: file of its plans for `samples` (the open-loop ones, without images); `driven`, `shown`: its drives of
     the test clips and of the showcase (may be none)."""
     planned = load_plans(plans)
-    own = planned["own"]
-    decides = bool((own.vlm_speed_N >= 0).any())
-    suites: dict[str, Any] = {"open_loop": open_loop(samples, {seed: own}, shapes)}
-    if decides:
+    own = planned.get("own")
+    decides = own is not None and bool((own.vlm_speed_N >= 0).any())
+    suites: dict[str, Any] = {"open_loop": no_plans(why_no_plans(plans)) if own is None else
+                              open_loop(samples, {seed: own}, shapes)}  # fmt: skip
+    if own is not None and decides:
         suites["consistency"] = consistency(samples, {seed: own})
     suites["control"] = nobody_listens()
     if "keep" in planned:
@@ -70,7 +71,8 @@ def measure_row(
     if shown:
         policies[name + SHOWCASE] = {"closed_loop": closed_loop(shown)}
         clips += [{**clip_row(r), "policy": name + SHOWCASE} for r in shown]
-    return Row(name, policies, clips, spoken(samples, own) if decides else None, provenance(seed))
+    said = spoken(samples, own) if own is not None and decides else None
+    return Row(name, policies, clips, said, provenance(seed))
 
 
 def save_row(path: Path, row: Row) -> None:

@@ -97,8 +97,9 @@ def plan_row(
     samples = study_samples(out, test, settings["open"])
     suites = ("open", "consistency", *(["control"] if settings["control"] else []))
     shapes = clip_shapes(folders(out, "test", test))
-    own, forced, told, _ = plan_policy(spec, name, suites, samples, shapes, settings["control"], seed)
-    save_plans(file, ({} if own is None else {"own": own}) | {s.name.lower(): p for s, p in forced.items()} | told)
+    own, forced, told, _, why_none = plan_policy(spec, name, suites, samples, shapes, settings["control"], seed)
+    plans = ({} if own is None else {"own": own}) | {s.name.lower(): p for s, p in forced.items()} | told
+    save_plans(file, plans, why_none=why_none)
 
 
 def drive_part(

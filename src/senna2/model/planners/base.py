@@ -81,6 +81,7 @@ class Planner(ABC, Told):
     """
 
     Options: ClassVar[type[Any]] = NoOptions
+    no_open_loop: ClassVar[str] = ""  # why its plans mean nothing at their end; such a planner is judged by driving
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
