@@ -25,7 +25,7 @@ def later(before: Any) -> Any:
 
 def _before(kind: Any) -> dict[str, Any]:
     """What files without them mean, by name of the fields that came `later`."""
-    return {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}
+    return {f.name: to_dict(f.metadata["before"]) for f in dataclasses.fields(kind) if "before" in f.metadata}
 
 
 def to_dict(config: Any) -> Any:
@@ -33,7 +33,8 @@ def to_dict(config: Any) -> Any:
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
         new = _before(config)
-        return {n: to_dict(v) for n, v in values.items() if n not in new or v != new[n]}
+        plain = {n: to_dict(v) for n, v in values.items()}
+        return {n: v for n, v in plain.items() if n not in new or v != new[n]}
     if isinstance(config, (list, tuple)):
         return [to_dict(v) for v in config]
     if isinstance(config, dict):

@@ -78,7 +78,11 @@ def arm_recipe(study: Study, seed: int, name: str) -> Recipe:
         policy = dataclasses.replace(recipe.policy, planner=arm.planner, adapter=arm.adapter,
                                      planner_options=study.peer_options.get(arm.planner, {}))  # fmt: skip
         recipe = dataclasses.replace(recipe, policy=policy)
-        recipe = _with_steps(recipe, arm.stage, peer_steps(study, arm), lr=study.stage1b.optim.lr)
+        steps = peer_steps(study, arm)
+        if arm.stage == "rad":
+            recipe = dataclasses.replace(recipe, reinforce=dataclasses.replace(recipe.reinforce, rounds=steps))
+        else:
+            recipe = _with_steps(recipe, arm.stage, steps, lr=study.stage1b.optim.lr)
     if arm.literal:
         # Without guards: how the literal losses end is what this row shows.
         literal = dataclasses.replace(recipe.stage3, faithful=True, guards=off(recipe.stage3.guards))
@@ -97,18 +101,38 @@ def _with_steps(recipe: Recipe, stage: str, steps: int, **more: Any) -> Recipe:
 
 # CPU time of a training step over that of `dit`, encoder and perception with it (benchmarks/planners.py).
 STEP_OVER_DIT = {
-    "transfuser": 0.80, "vad": 0.64, "vadv2": 1.18, "genad": 0.67, "diffusiondrive": 0.92, "resad": 1.41,
+    "transfuser": 0.80, "vad": 0.64, "vadv2": 1.18, "genad": 0.67, "diffusiondrive": 0.92, "resad": 1.41, "rad": 0.65,
 }  # fmt: skip
+BY_IMITATION = tuple(name for name in STEP_OVER_DIT if name != "rad")
 DIT_STEP_S, ASK_S = 0.2125, 0.0645  # a step of 1b and what the VLM's decision adds in 1c, in the published study
-PEERS: dict[str, Arm] = {
-    **{name: Arm("1b", "1b", adapter="none", planner=name) for name in STEP_OVER_DIT},
+ROUND_S = 3.6  # a clip of a round of `rad`: driven, encoded, learned from
+PEER_ARMS: dict[str, Arm] = {
+    **{name: Arm("1b", "1b", adapter="none", planner=name) for name in BY_IMITATION},
+    "rad@1": Arm("1b", "1b", adapter="none", planner="rad"),
+    "rad": Arm("rad", "rad@1", adapter="none", planner="rad"),
     "senna_vadv2": Arm("1c", "1b", "1a", "decision", planner="vadv2"),
     **{f"{name}+decision": Arm("1c", "1b", "1a", "decision", planner=name) for name in ("diffusiondrive", "resad")},
 }  # fmt: skip
-ARMS |= PEERS
+ARMS |= PEER_ARMS
+PEERS = tuple(name for name in PEER_ARMS if "@" not in name)  # the rows; the others only lead to them
+IMITATION_SHARE = {"rad": 0.5}  # of the minutes, before it learns from its own drives
+
+
+def peer_seconds(study: Study, arm: Arm) -> float:
+    """CPU seconds of this training: with what leads to it, as long as `senna2` trains after stage 1b."""
+    share = IMITATION_SHARE.get(arm.planner, 1.0)
+    return (study.deciding_s if arm.vlm else study.peer_s) * (share if arm.stage in ("1b", "1c") else 1 - share)
 
 
 def peer_steps(study: Study, arm: Arm) -> int:
-    """Steps in which it trains for as long as `senna2` does after stage 1b, the VLM counted (`Study.peer_s`)."""
-    step_s = DIT_STEP_S * STEP_OVER_DIT[arm.planner]
-    return max(1, round(study.deciding_s / (step_s + ASK_S) if arm.vlm else study.peer_s / step_s))
+    """Steps, or rounds, that fill `peer_seconds`."""
+    if arm.stage == "rad":
+        step_s = ROUND_S * study.reinforce.clips
+    else:
+        step_s = DIT_STEP_S * STEP_OVER_DIT[arm.planner] + (ASK_S if arm.vlm else 0.0)
+    return max(1, round(peer_seconds(study, arm) / step_s))
+
+
+def stage_config(recipe: Recipe, stage: str) -> Any:
+    """What a recipe says of a stage."""
+    return recipe.reinforce if stage == "rad" else getattr(recipe, f"stage{stage}")

@@ -6,9 +6,12 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Literal
 
+from senna2.config import later
 from senna2.model.config import PolicyConfig
 from senna2.model.vlm.qwen import VLMConfig
 from senna2.registry import get, listing
+from senna2.train.loop import Optim
+from senna2.train.rad import Reinforce
 from senna2.train.stage1 import Stage1a, Stage1b, Stage1c
 from senna2.train.stage2 import Stage2
 from senna2.train.stage3 import Stage3
@@ -68,6 +71,7 @@ class Recipe:
     evaluation: Evaluation
     families: tuple[str, ...] = field(default=())  # empty: all of the town
     precision: Literal["float32", "bfloat16"] = "float32"
+    reinforce: Reinforce = later(Reinforce(Optim(steps=100, batch=256, lr=1e-4)))  # stage rad, of planner "rad"
 
 
 def load_recipe(name: str) -> Recipe:

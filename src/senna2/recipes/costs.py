@@ -15,7 +15,7 @@ from senna2.data.qa import corpus
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
 from senna2.model.vlm.qwen import DrivingVLM
-from senna2.recipes.arms import ARMS, arm_recipe
+from senna2.recipes.arms import ARMS, arm_recipe, stage_config
 from senna2.recipes.results import Study
 from senna2.types import Rig, Samples
 
@@ -44,13 +44,20 @@ def learned_from(study: Study, name: str) -> dict[str, int]:
     shown = {"planner_samples": 0, "vlm_samples": 0, "drives": 0}
     for step in behind(name):
         recipe, stage = arm_recipe(study, 0, step), ARMS[step].stage
-        if stage == "3":
+        if stage == "rad":
+            rl = recipe.reinforce
+            imitation = rl.optim.steps // rl.imitation_every if rl.imitation_every else 0
+            shown["planner_samples"] += rl.rounds * (
+                (rl.optim.steps - imitation) * rl.optim.batch + imitation * rl.imitation_batch
+            )
+            shown["drives"] += rl.rounds * rl.clips
+        elif stage == "3":
             three = recipe.stage3
             shown["planner_samples"] += three.rounds * three.low.steps * three.low.batch
             shown["vlm_samples"] += three.rounds * three.high.steps * three.high.batch
             shown["drives"] += three.rounds * recipe.clips.rollout
         else:
-            optim = getattr(recipe, f"stage{stage}").optim
+            optim = stage_config(recipe, stage).optim
             shown["planner_samples"] += optim.steps * optim.batch if stage != "1a" else 0
             shown["vlm_samples"] += optim.steps * optim.batch if stage in ("1a", "2") else 0
     return shown

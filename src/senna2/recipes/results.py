@@ -105,6 +105,7 @@ def results_tiny() -> Study:
         showcase=1,
         open_every=20,
         group=5,
+        reinforce=few(full.reinforce, optim=Optim(steps=5, batch=8, lr=1e-4), clips=1, imitation_batch=4),
         peer_s=0.8,
         deciding_s=0.8,
         peer_options={"vadv2": {"vocabulary": 64}},

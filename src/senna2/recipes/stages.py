@@ -33,12 +33,13 @@ from senna2.train.diagnostics import driving
 from senna2.train.distributed import Ranks, start_ranks, stop_ranks
 from senna2.train.guards import Verdict, judge_driving
 from senna2.train.loop import TrainingError
+from senna2.train.rad import run_rad
 from senna2.train.stage1 import run_1a, run_1b, run_1c
 from senna2.train.stage2 import run_2
 from senna2.train.stage3 import run_3
-from senna2.types import InputError, Rig, Rollout
+from senna2.types import Array, InputError, Rig, Rollout
 from senna2.workers import worker_count
-from senna2.world.clip import find_clips
+from senna2.world.clip import find_clips, read_expert
 
 
 def checkpoint_in(path: Path) -> Path:
@@ -125,13 +126,15 @@ def run_stage(
     policy.train()
     if stage == "3":
         _stage_3(policy, recipe, training, clips, tune_clips, workers, common)
+    elif stage == "rad" and store is not None:
+        _stage_rad(policy, recipe, training, clips, store, common)
     elif store is None:
         raise InputError(f"stage {stage}: needs samples (--data DIR)")
     if store is not None and not policy.planner.is_fitted:
         policy.fit_planner(store.states)
     if store is not None and stage == "1a":
         run_1a(policy, store, recipe.stage1a, training, **common)
-    elif store is not None:
+    elif store is not None and stage != "rad":
         run: Any = {"1b": run_1b, "1c": run_1c, "2": run_2}[stage]
         config = {"1b": recipe.stage1b, "1c": recipe.stage1c, "2": recipe.stage2}[stage]
         run(policy, store, config, training, **common)
@@ -146,7 +149,7 @@ def run_stage(
 
 def depends_on(recipe: Recipe, stage: str) -> dict[str, Any]:
     """What of a recipe a stage under way must not change; how later stages are set may, while it is."""
-    parts = ("seed", "vlm", "policy", "precision", f"stage{stage}")
+    parts = ("seed", "vlm", "policy", "precision", "reinforce" if stage == "rad" else f"stage{stage}")
     more = {"rollout": recipe.clips.rollout} if stage == "3" else {}
     return {name: to_dict(getattr(recipe, name)) for name in parts} | more
 
@@ -190,6 +193,24 @@ def _stage_3(
         return judge_driving(load_json(training / "before.json"), after, recipe.stage3.guards)
 
     run_3(policy, gather, recipe.stage3, training, judge=judge, **common)
+
+
+def _stage_rad(
+    policy: DualSystem, recipe: Recipe, training: Path, clips: Sequence[Path], store: SampleStore,
+    common: dict[str, Any],
+) -> None:  # fmt: skip
+    if not clips:
+        raise InputError("stage rad: needs clips to drive")
+
+    def collect(now: DualSystem, number: int) -> list[tuple[Rollout, Array]]:
+        rng = np.random.default_rng([recipe.seed, number])
+        chosen = [clips[i] for i in rng.permutation(len(clips))[: recipe.reinforce.clips]]
+        now.eval()
+        rollouts = drive_abreast(now, chosen, policy_name="rad", seed=recipe.seed + number, record="images")
+        now.train()
+        return [(r, read_expert(clip).pose_E3) for r, clip in zip(rollouts, chosen, strict=True)]
+
+    run_rad(policy, collect, store, recipe.reinforce, training, **common)
 
 
 def demonstration_samples(

@@ -8,7 +8,7 @@ from typing import Any
 
 from senna2.config import to_dict
 from senna2.recipes import study_jobs as work
-from senna2.recipes.arms import ARMS, PEERS, arm_recipe
+from senna2.recipes.arms import ARMS, PEER_ARMS, PEERS, arm_recipe, peer_seconds, stage_config
 from senna2.recipes.costs import learned_from, measure_costs
 from senna2.recipes.queue import Job, Queue
 from senna2.recipes.results import Study
@@ -34,7 +34,7 @@ def plan_study(study: Study, out: Path) -> Queue:
                for kind in ("train", "tune", "test", "showcase")}  # fmt: skip
     jobs = [*data]
     for seed in study.seeds:
-        jobs += [_training(study, out, seed, name, by_kind) for name in ARMS if name not in PEERS]
+        jobs += [_training(study, out, seed, name, by_kind) for name in ARMS if name not in PEER_ARMS]
         for name in (*FULL, *SIDE):
             jobs += _measuring(study, out, str(seed), name, seed, by_kind, stage=f"train/{seed}/{name}")
     for name in BASELINES:
@@ -42,9 +42,10 @@ def plan_study(study: Study, out: Path) -> Queue:
     first = study.seeds[0]
     jobs += [_forced(study, out, first, name, by_kind["test"]) for name in SHOWN]
     for seed in study.seeds:
-        for name in PEERS:
+        for name in PEER_ARMS:
             jobs.append(_training(study, out, seed, name, by_kind))
-            jobs += _measuring(study, out, str(seed), name, seed, by_kind, stage=f"train/{seed}/{name}")
+            if name in PEERS:
+                jobs += _measuring(study, out, str(seed), name, seed, by_kind, stage=f"train/{seed}/{name}")
     file = out / "costs.json"
     what = {name: [to_dict(arm_recipe(study, first, name).policy), learned_from(study, name)] for name in SYSTEMS}
     jobs.append(Job(COSTS, measure_costs, (study, SYSTEMS, file), (file,), what, (), COSTS_S))
@@ -94,8 +95,10 @@ def _training(study: Study, out: Path, seed: int, name: str, clips: dict[str, tu
     arm, recipe = ARMS[name], arm_recipe(study, seed, name)
     before = tuple(f"train/{seed}/{n}" for n in (arm.start, arm.vlm) if n)
     data = (*clips["train"], *clips["tune"]) if arm.stage == "3" else clips["train"]
-    config = getattr(recipe, f"stage{arm.stage}")
-    if arm.stage == "3":
+    config = stage_config(recipe, arm.stage)
+    if name in PEER_ARMS:
+        cost = peer_seconds(study, arm)
+    elif arm.stage == "3":
         rounds, c = recipe.stage3.rounds, recipe.clips
         drives = rounds * c.rollout + (rounds + 1) * c.tune
         cost = DRIVE_S * drives + rounds * _stage3_training_s(recipe.stage3)

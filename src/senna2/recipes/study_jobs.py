@@ -77,7 +77,10 @@ def train_arm(recipe: Recipe, arm: Arm, seed: int, name: str, out: Path) -> None
         data = {"clips": train, "tune_clips": folders(out, "tune", split_scenes("tune", c.tune, families))}
     else:
         samples = out / "samples" / "train"
-        data = {"store": SampleStore(samples, parts=[f.name for f in train if (samples / f.name).is_dir()])}
+        data = {
+            "clips": train,
+            "store": SampleStore(samples, parts=[f.name for f in train if (samples / f.name).is_dir()]),
+        }
     folder = stage_folder(out, seed, name)
     run_stage(arm.stage, policy, recipe, folder, resume=True, workers=0, **data)
     for states in sorted((folder / "training").rglob("checkpoints")):

@@ -88,7 +88,7 @@ def load_clip(folder: Path) -> Scene:
         tracks=_read_tracks(folder / "tracks.parquet"),
         map=read_map(folder / "map.json", known=known),
         rig=read_rig(folder),
-        expert=_read_expert(folder / "expert.parquet"),
+        expert=read_expert(folder),
         route_P2=route_P2,
         speed_limit_P=limit_P,
         signals=read_signals(folder / "map.json", folder / "signals.parquet"),
@@ -244,7 +244,9 @@ def _trigger(values: list[float], at: str) -> Trigger | None:
     return Trigger(*values) if all(given) else None
 
 
-def _read_expert(path: Path) -> Expert:
+def read_expert(folder: Path) -> Expert:
+    """A clip folder's expert alone. Raises `InputError` naming the column that is missing or damaged."""
+    path = Path(folder) / "expert.parquet"
     columns = read_table(path, ("t", "x", "y", "yaw", "v", "direction", "navigation"))
     number = floats(columns, ("t", "x", "y", "yaw", "v"), path)
     require(len(number["t"]) >= 2, str(path), "needs at least two rows")
