@@ -25,9 +25,10 @@ class Crew(Protocol):
 def drive_abreast(
     policy: Any, sources: Sequence[ClipSource], *, policy_name: str, seed: int = 0, lanes: int = LANES,
     config: SimConfig = DEFAULT_CONFIG, record: Record = "none", record_every: int = 1,
-    done: Callable[[], object] = lambda: None,
+    plan_every: int = 1, done: Callable[[], object] = lambda: None,
 ) -> list[Rollout]:  # fmt: skip
     """Drive clips `lanes` at a time; a clip that ends makes room for the next. Rollouts come in the order of `sources`.
+    `plan_every`, `record`, `record_every` as in `drive`.
 
     A policy without `lockstep` drives them one after the other. Batches are the same whenever the clips are, but their
     sums are rounded otherwise than alone: a drive may differ from `drive`'s in the last digits. `done()` is called
@@ -37,7 +38,7 @@ def drive_abreast(
         rollouts = []
         for source in sources:
             rollouts.append(drive(policy, load_source(source), policy_name=policy_name, seed=seed, config=config,
-                                  record=record, record_every=record_every))  # fmt: skip
+                                  plan_every=plan_every, record=record, record_every=record_every))  # fmt: skip
             done()
         return rollouts
     crew: Crew = policy.lockstep()
@@ -52,6 +53,7 @@ def drive_abreast(
             scene = load_source(sources[key])
             courses[key], meta = begin_course(
                 scene, policy_name=policy_name, seed=seed, config=config, record=record, record_every=record_every,
+                plan_every=plan_every,
                 needs_images=bool(getattr(policy, "needs_images", True)),
             )  # fmt: skip
             crew.reset(key, meta, clip_seed(seed, scene.meta.name))

@@ -27,6 +27,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "diffusiondrive": "senna2.model.planners.diffusiondrive:DiffusionDrive",
         "resad": "senna2.model.planners.resad:ResAd",
         "rad": "senna2.model.planners.rad:Rad",
+        "rad2": "senna2.model.planners.rad2:Rad2",
     },
     "sources": {"town": "senna2.world.town.families:make_scene"},
     "scenes": {

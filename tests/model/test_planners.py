@@ -17,9 +17,9 @@ from senna2.types import InputError, Rig, Samples
 
 PLANNERS = sorted(listing("planners"))
 SMALL = {"dim": 32, "heads": 2, "blocks": 2}
-NOT_BY_IMITATION = {"rad": "values."}
+NOT_BY_IMITATION = {"rad": "values.", "rad2": "discriminator."}
 NOTHING_FITTED = ("rad",)
-OPTIONS = {"vadv2": {"vocabulary": 24, "drawn": 12}, "diffusiondrive": {"anchors": 8}}
+OPTIONS = {"vadv2": {"vocabulary": 24, "drawn": 12}, "diffusiondrive": {"anchors": 8}, "rad2": {"candidates": 4}}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,12 +17,13 @@ from senna2.recipes.arms import (
     ROUND_S,
     STEP_OVER_DIT,
     arm_recipe,
+    drives_a_round,
     stage_config,
 )
 from senna2.recipes.costs import behind, learned_from, with_minutes
 from senna2.recipes.results import baselines, baselines_tiny, results
 from senna2.recipes.rows import Kept
-from senna2.recipes.stages import with_planner
+from senna2.recipes.stages import DRIVEN, with_planner
 from senna2.recipes.study import COSTS, FULL, SYSTEMS, measured_by, plan_study
 from senna2.recipes.study_report import unmeasured
 from senna2.report.markdown import SYSTEMS as SHOWN_SYSTEMS
@@ -59,8 +60,9 @@ def test_budgets_are_senna2s_to_five_percent(name):
     spent = study.peer_s - study.deciding_s if arm.vlm else 0.0  # 1a's share
     for own in (n for n in behind(name) if n in PEER_ARMS):
         recipe = arm_recipe(study, 0, own)
-        if ARMS[own].stage == "rad":
-            spent += recipe.reinforce.rounds * recipe.reinforce.clips * ROUND_S
+        stage = ARMS[own].stage
+        if stage in DRIVEN:
+            spent += stage_config(recipe, stage).rounds * drives_a_round(recipe, stage) * ROUND_S[stage]
         else:
             step_s = DIT_STEP_S * STEP_OVER_DIT[arm.planner] + (ASK_S if arm.vlm else 0.0)
             spent += stage_config(recipe, ARMS[own].stage).optim.steps * step_s
@@ -99,6 +101,17 @@ def test_another_planner_begins_on_the_shared_encoder():
         other.plan_batch(Samples.fake(2, Rig.fake()))
     other.fit_planner(Samples.fake(24, Rig.fake()))
     assert np.isfinite(other.plan_batch(Samples.fake(2, Rig.fake())).points_NT2).all()
+
+
+def test_a_planner_that_extends_the_one_before_keeps_it():
+    source = DualSystem(PolicyConfig(adapter="none", **SMALL), Rig.fake(), seed=3)
+    source.fit_planner(Samples.fake(24, Rig.fake()))
+    torch.nn.init.normal_(source.planner.out.weight)
+    other = with_planner(source, dataclasses.replace(source.config, planner="rad2", adapter="none"), seed=5)
+    for name, p in source.planner.named_parameters():
+        torch.testing.assert_close(other.planner.get_parameter(name), p, rtol=0, atol=0, msg=name)
+    samples = Samples.fake(2, Rig.fake())
+    assert np.isfinite(other.plan_batch(samples).points_NT2).all()
 
 
 def test_every_system_has_its_line():

@@ -18,6 +18,7 @@ from typing import Any
 from senna2.config import later
 from senna2.recipes.config import Evaluation, Recipe
 from senna2.recipes.results import Study
+from senna2.recipes.stages import DRIVEN
 from senna2.train.guards import off
 
 ANEW = 1000  # added to the seed of a stage that goes on: other draws than the first time
@@ -79,8 +80,9 @@ def arm_recipe(study: Study, seed: int, name: str) -> Recipe:
                                      planner_options=study.peer_options.get(arm.planner, {}))  # fmt: skip
         recipe = dataclasses.replace(recipe, policy=policy)
         steps = peer_steps(study, arm)
-        if arm.stage == "rad":
-            recipe = dataclasses.replace(recipe, reinforce=dataclasses.replace(recipe.reinforce, rounds=steps))
+        if arm.stage in DRIVEN:
+            rounds = dataclasses.replace(stage_config(recipe, arm.stage), rounds=steps)
+            recipe = dataclasses.replace(recipe, **{DRIVEN[arm.stage]: rounds})
         else:
             recipe = _with_steps(recipe, arm.stage, steps, lr=study.stage1b.optim.lr)
     if arm.literal:
@@ -103,19 +105,20 @@ def _with_steps(recipe: Recipe, stage: str, steps: int, **more: Any) -> Recipe:
 STEP_OVER_DIT = {
     "transfuser": 0.80, "vad": 0.64, "vadv2": 1.18, "genad": 0.67, "diffusiondrive": 0.92, "resad": 1.41, "rad": 0.65,
 }  # fmt: skip
-BY_IMITATION = tuple(name for name in STEP_OVER_DIT if name != "rad")
+BY_IMITATION = tuple(name for name in STEP_OVER_DIT if name not in DRIVEN)
 DIT_STEP_S, ASK_S = 0.2125, 0.0645  # a step of 1b and what the VLM's decision adds in 1c, in the published study
-ROUND_S = 3.6  # a clip of a round of `rad`: driven, encoded, learned from
+ROUND_S = {"rad": 3.6, "rad2": 0.9}  # of a round, each drive: driven, encoded, learned from
 PEER_ARMS: dict[str, Arm] = {
     **{name: Arm("1b", "1b", adapter="none", planner=name) for name in BY_IMITATION},
     "rad@1": Arm("1b", "1b", adapter="none", planner="rad"),
     "rad": Arm("rad", "rad@1", adapter="none", planner="rad"),
+    "rad2": Arm("rad2", "1b", adapter="none", planner="rad2"),  # its generator is the `dit` of 1b
     "senna_vadv2": Arm("1c", "1b", "1a", "decision", planner="vadv2"),
     **{f"{name}+decision": Arm("1c", "1b", "1a", "decision", planner=name) for name in ("diffusiondrive", "resad")},
 }  # fmt: skip
 ARMS |= PEER_ARMS
 PEERS = tuple(name for name in PEER_ARMS if "@" not in name)  # the rows; the others only lead to them
-IMITATION_SHARE = {"rad": 0.5}  # of the minutes, before it learns from its own drives
+IMITATION_SHARE = {"rad": 0.5, "rad2": 0.0}  # of the minutes, before it learns from its own drives
 
 
 def peer_seconds(study: Study, arm: Arm) -> float:
@@ -126,13 +129,17 @@ def peer_seconds(study: Study, arm: Arm) -> float:
 
 def peer_steps(study: Study, arm: Arm) -> int:
     """Steps, or rounds, that fill `peer_seconds`."""
-    if arm.stage == "rad":
-        step_s = ROUND_S * study.reinforce.clips
+    if arm.stage in DRIVEN:
+        step_s = ROUND_S[arm.stage] * drives_a_round(study, arm.stage)
     else:
         step_s = DIT_STEP_S * STEP_OVER_DIT[arm.planner] + (ASK_S if arm.vlm else 0.0)
     return max(1, round(peer_seconds(study, arm) / step_s))
 
 
+def drives_a_round(recipe: Recipe, stage: str) -> int:
+    return recipe.reinforce.clips if stage == "rad" else recipe.rerank.clips * recipe.rerank.group
+
+
 def stage_config(recipe: Recipe, stage: str) -> Any:
     """What a recipe says of a stage."""
-    return recipe.reinforce if stage == "rad" else getattr(recipe, f"stage{stage}")
+    return getattr(recipe, DRIVEN.get(stage, f"stage{stage}"))

@@ -12,6 +12,7 @@ from senna2.model.vlm.qwen import VLMConfig
 from senna2.registry import get, listing
 from senna2.train.loop import Optim
 from senna2.train.rad import Reinforce
+from senna2.train.rad2 import Rerank
 from senna2.train.stage1 import Stage1a, Stage1b, Stage1c
 from senna2.train.stage2 import Stage2
 from senna2.train.stage3 import Stage3
@@ -72,6 +73,9 @@ class Recipe:
     families: tuple[str, ...] = field(default=())  # empty: all of the town
     precision: Literal["float32", "bfloat16"] = "float32"
     reinforce: Reinforce = later(Reinforce(Optim(steps=100, batch=256, lr=1e-4)))  # stage rad, of planner "rad"
+    rerank: Rerank = later(  # stage rad2, of planner "rad2"
+        Rerank(Optim(steps=40, batch=128, lr=1e-4), generator=Optim(steps=40, batch=64, lr=1e-5))
+    )
 
 
 def load_recipe(name: str) -> Recipe:

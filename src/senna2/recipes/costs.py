@@ -15,8 +15,11 @@ from senna2.data.qa import corpus
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
 from senna2.model.vlm.qwen import DrivingVLM
-from senna2.recipes.arms import ARMS, arm_recipe, stage_config
+from senna2.recipes.arms import ARMS, arm_recipe, drives_a_round, stage_config
 from senna2.recipes.results import Study
+from senna2.recipes.stages import DRIVEN
+from senna2.train.rad import Reinforce
+from senna2.train.rad2 import Rerank
 from senna2.types import Rig, Samples
 
 BATCH, REPEATS, FITTED_ON = 64, 3, 4096
@@ -44,13 +47,10 @@ def learned_from(study: Study, name: str) -> dict[str, int]:
     shown = {"planner_samples": 0, "vlm_samples": 0, "drives": 0}
     for step in behind(name):
         recipe, stage = arm_recipe(study, 0, step), ARMS[step].stage
-        if stage == "rad":
-            rl = recipe.reinforce
-            imitation = rl.optim.steps // rl.imitation_every if rl.imitation_every else 0
-            shown["planner_samples"] += rl.rounds * (
-                (rl.optim.steps - imitation) * rl.optim.batch + imitation * rl.imitation_batch
-            )
-            shown["drives"] += rl.rounds * rl.clips
+        if stage in DRIVEN:
+            config = stage_config(recipe, stage)
+            shown["planner_samples"] += samples_of(config)
+            shown["drives"] += config.rounds * drives_a_round(recipe, stage)
         elif stage == "3":
             three = recipe.stage3
             shown["planner_samples"] += three.rounds * three.low.steps * three.low.batch
@@ -61,6 +61,18 @@ def learned_from(study: Study, name: str) -> dict[str, int]:
             shown["planner_samples"] += optim.steps * optim.batch if stage != "1a" else 0
             shown["vlm_samples"] += optim.steps * optim.batch if stage in ("1a", "2") else 0
     return shown
+
+
+def samples_of(config: Reinforce | Rerank) -> int:
+    """Frames of drives and of demonstrations that all rounds show the planner, each as often as it is drawn."""
+    if isinstance(config, Rerank):
+        last = config.rounds // config.generator_every if config.generator_every else 0
+        return config.rounds * config.optim.steps * config.optim.batch + (
+            last * config.generator.steps * config.generator.batch
+        )
+    imitation = config.optim.steps // config.imitation_every if config.imitation_every else 0
+    each = (config.optim.steps - imitation) * config.optim.batch + imitation * config.imitation_batch
+    return config.rounds * each
 
 
 def measure_costs(study: Study, names: Sequence[str], out: Path) -> None:

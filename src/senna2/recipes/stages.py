@@ -34,12 +34,15 @@ from senna2.train.distributed import Ranks, start_ranks, stop_ranks
 from senna2.train.guards import Verdict, judge_driving
 from senna2.train.loop import TrainingError
 from senna2.train.rad import run_rad
+from senna2.train.rad2 import run_rad2
 from senna2.train.stage1 import run_1a, run_1b, run_1c
 from senna2.train.stage2 import run_2
 from senna2.train.stage3 import run_3
 from senna2.types import Array, InputError, Rig, Rollout
 from senna2.workers import worker_count
 from senna2.world.clip import find_clips, read_expert
+
+DRIVEN = {"rad": "reinforce", "rad2": "rerank"}  # trainers on a planner's own drives, and what a recipe says of them
 
 
 def checkpoint_in(path: Path) -> Path:
@@ -75,9 +78,13 @@ def with_adapter(policy: DualSystem, adapter: str, seed: int, *, hidden: str | N
 
 def with_planner(policy: DualSystem, config: PolicyConfig, seed: int) -> DualSystem:
     """A new planner and a new adapter, as `config` has them, on the encoder and the perception heads of `policy`; its
-    VLM stays."""
+    VLM stays. A planner that extends the one before (`rad2`: `dit`) keeps what that has learned."""
     other = DualSystem(config, policy.rig, vlm=policy.vlm, hidden_size=policy.hidden_size, seed=seed)
     _copy_parts(policy, other, ("encoder", "perception"))
+    fitted = policy.planner.fitted()
+    if isinstance(other.planner, type(policy.planner)) and fitted is not None:
+        other.planner.load_state_dict(policy.planner.state_dict(), strict=False)
+        other.planner.restore(fitted)
     return other
 
 
@@ -126,15 +133,15 @@ def run_stage(
     policy.train()
     if stage == "3":
         _stage_3(policy, recipe, training, clips, tune_clips, workers, common)
-    elif stage == "rad" and store is not None:
-        _stage_rad(policy, recipe, training, clips, store, common)
+    elif stage in DRIVEN and store is not None:
+        _stage_driven(stage, policy, recipe, training, clips, store, common)
     elif store is None:
         raise InputError(f"stage {stage}: needs samples (--data DIR)")
     if store is not None and not policy.planner.is_fitted:
         policy.fit_planner(store.states)
     if store is not None and stage == "1a":
         run_1a(policy, store, recipe.stage1a, training, **common)
-    elif store is not None and stage != "rad":
+    elif store is not None and stage not in DRIVEN:
         run: Any = {"1b": run_1b, "1c": run_1c, "2": run_2}[stage]
         config = {"1b": recipe.stage1b, "1c": recipe.stage1c, "2": recipe.stage2}[stage]
         run(policy, store, config, training, **common)
@@ -149,7 +156,7 @@ def run_stage(
 
 def depends_on(recipe: Recipe, stage: str) -> dict[str, Any]:
     """What of a recipe a stage under way must not change; how later stages are set may, while it is."""
-    parts = ("seed", "vlm", "policy", "precision", "reinforce" if stage == "rad" else f"stage{stage}")
+    parts = ("seed", "vlm", "policy", "precision", DRIVEN.get(stage, f"stage{stage}"))
     more = {"rollout": recipe.clips.rollout} if stage == "3" else {}
     return {name: to_dict(getattr(recipe, name)) for name in parts} | more
 
@@ -195,22 +202,40 @@ def _stage_3(
     run_3(policy, gather, recipe.stage3, training, judge=judge, **common)
 
 
-def _stage_rad(
-    policy: DualSystem, recipe: Recipe, training: Path, clips: Sequence[Path], store: SampleStore,
+def _stage_driven(
+    stage: str, policy: DualSystem, recipe: Recipe, training: Path, clips: Sequence[Path], store: SampleStore,
     common: dict[str, Any],
 ) -> None:  # fmt: skip
+    """A planner's own trainer, on drives of training clips chosen anew each round."""
     if not clips:
-        raise InputError("stage rad: needs clips to drive")
+        raise InputError(f"stage {stage}: needs clips to drive")
 
-    def collect(now: DualSystem, number: int) -> list[tuple[Rollout, Array]]:
+    def chosen(number: int, count: int) -> list[Path]:
         rng = np.random.default_rng([recipe.seed, number])
-        chosen = [clips[i] for i in rng.permutation(len(clips))[: recipe.reinforce.clips]]
-        now.eval()
-        rollouts = drive_abreast(now, chosen, policy_name="rad", seed=recipe.seed + number, record="images")
-        now.train()
-        return [(r, read_expert(clip).pose_E3) for r, clip in zip(rollouts, chosen, strict=True)]
+        return [clips[i] for i in rng.permutation(len(clips))[:count]]
 
-    run_rad(policy, collect, store, recipe.reinforce, training, **common)
+    def roll(now: DualSystem, on: Sequence[Path], seed: int, every: int) -> list[Rollout]:
+        now.eval()
+        rollouts = drive_abreast(now, on, policy_name=stage, seed=seed, plan_every=every, record="images",
+                                 record_every=every)  # fmt: skip
+        now.train()
+        return rollouts
+
+    def alone(now: DualSystem, number: int) -> list[tuple[Rollout, Array]]:
+        on = chosen(number, recipe.reinforce.clips)
+        rollouts = roll(now, on, recipe.seed + number, 1)
+        return [(r, read_expert(clip).pose_E3) for r, clip in zip(rollouts, on, strict=True)]
+
+    def grouped(now: DualSystem, number: int) -> list[list[Rollout]]:
+        r = recipe.rerank
+        on = chosen(number, r.clips)
+        times = [roll(now, on, recipe.seed + 1000 * (number + 1) + k, r.hold) for k in range(r.group)]
+        return [list(group) for group in zip(*times, strict=True)]
+
+    if stage == "rad":
+        run_rad(policy, alone, store, recipe.reinforce, training, **common)
+    else:
+        run_rad2(policy, grouped, recipe.rerank, training, **common)
 
 
 def demonstration_samples(

@@ -72,7 +72,8 @@ TABLES: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
     ),
 )  # fmt: skip
 SYSTEMS = (
-    "constant_velocity", "idm", "transfuser", "vad", "vadv2", "genad", "diffusiondrive", "resad", "rad", "senna_vadv2",
+    "constant_velocity", "idm", "transfuser", "vad", "vadv2", "genad", "diffusiondrive", "resad", "rad", "rad2",
+    "senna_vadv2",
     "diffusiondrive+decision", "resad+decision", "senna", "senna@long", "senna2",
 )  # fmt: skip
 OF_SYSTEMS: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (

@@ -15,9 +15,7 @@ Legend: N live frames of a round, B samples, E events, S scene tokens, C width, 
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +30,15 @@ from senna2.model.policy import DualSystem
 from senna2.model.scene import SceneTokens
 from senna2.train.distributed import Ranks
 from senna2.train.events import EVENTS, Episode, episode
-from senna2.train.loop import Optim, TrainingError, append_row, train
+from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.ppo import advantages, clipped, inside, value_loss
+from senna2.train.rounds import begin_rounds, encoded, end_round, sampling, seen
 from senna2.train.sampling import draw_indices
 from senna2.train.stage1 import PolicyStage, Store, freeze_except
 from senna2.types import Array, InputError, Rollout, Samples
 
 __all__ = ["Drives", "Reinforce", "run_rad"]
 
-CHUNK = 64  # frames encoded at a time
 Drives = list[tuple[Rollout, Array]]  # each with the poses of the clip's expert
 Collect = Callable[[DualSystem, int], Drives]
 DYNAMIC = EVENTS.index("dynamic")
@@ -92,52 +90,24 @@ def run_rad(
     `out/log.jsonl` has one row a round: what happened in the drives, then how the distribution moved. `out/round-k` is
     kept until the next one is whole; `resume` goes on after it.
     """
-    if ranks.size > 1:
-        raise InputError("stage rad: drives and learns in one process; start it without torchrun")
-    planner = _rad(policy)
     freeze_except(policy, ("planner.",))
-    done = _last_round(out) if resume else -1
-    if done >= 0:
-        planner.load_state_dict(DualSystem.from_pretrained(out / f"round-{done}").planner.state_dict())
-    else:
-        for old in [*out.glob("round-*"), out / "log.jsonl"]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    _rad(policy)
     log: list[dict[str, float]] = []
-    for number in range(done + 1, config.rounds):
+    for number in range(begin_rounds(policy, out, ranks, resume=resume), config.rounds):
         with sampling(policy):
             drives = collect(policy, number)
         frames, told = live_frames(policy, drives, config)
         stage = RadStage(policy, frames, store, config, seed + number)
         rows = train(stage, config.optim, out / "ppo", ranks=ranks, **more)
         log.append({"round": float(number), **told, **{k: v for k, v in rows[-1].items() if k not in ("step", "lr")}})
-        append_row(out / "log.jsonl", log[-1])
-        policy.save_pretrained(out / f"round-{number}", {})
-        shutil.rmtree(out / f"round-{number - 1}", ignore_errors=True)
+        end_round(policy, out, log[-1])
     return log
-
-
-@contextmanager
-def sampling(policy: DualSystem) -> Iterator[None]:
-    """Inside, the policy draws its cells; what is saved of it does, too."""
-    planner, config = policy.planner, policy.config
-    options = planner.options
-    planner.options = replace(options, sampled=True)
-    policy.config = replace(config, planner_options={**config.planner_options, "sampled": True})
-    try:
-        yield
-    finally:
-        planner.options, policy.config = options, config
 
 
 def _rad(policy: DualSystem) -> Rad:
     if not isinstance(policy.planner, Rad):
         raise InputError(f"stage rad: is for planner 'rad', not for '{policy.config.planner}'")
     return policy.planner
-
-
-def _last_round(out: Path) -> int:
-    found = [int(p.parent.name.removeprefix("round-")) for p in out.glob("round-*/config.json")]
-    return max(found, default=-1)
 
 
 def live_frames(policy: DualSystem, drives: Drives, config: Reinforce) -> tuple[Frames, dict[str, float]]:
@@ -147,10 +117,13 @@ def live_frames(policy: DualSystem, drives: Drives, config: Reinforce) -> tuple[
     episodes = [(r, e) for r, e in episodes if len(e)]
     if not episodes:
         raise TrainingError("stage rad: no drive lasted for a frame")
-    samples = Samples.concatenate([_seen(r, len(e)) for r, e in episodes])
+    samples = Samples.concatenate([seen(r, range(len(e))) for r, e in episodes])
     plans = np.concatenate([r.plans_FT2[: len(e), 4] for r, e in episodes])
     row_N, column_N = (torch.as_tensor(a, device=policy.device) for a in action_of(plans))
-    scene, old = _encoded(policy, samples)
+    scene = encoded(policy, samples)
+    samples = replace(samples, images={})
+    with torch.no_grad():
+        old = _rad(policy).believe(scene, None, Batch.from_samples(samples, policy.device))
     along: list[Array] = []
     across: list[Array] = []
     by_event, start = [], 0
@@ -169,7 +142,7 @@ def live_frames(policy: DualSystem, drives: Drives, config: Reinforce) -> tuple[
         return torch.as_tensor(np.asarray(x), dtype=torch.float32, device=policy.device)
 
     frames = Frames(
-        replace(samples, images={}), scene, row_N, column_N, old,
+        samples, scene, row_N, column_N, old,
         tensor(np.stack([np.concatenate(along), np.concatenate(across)], 1)), tensor(np.concatenate(by_event)),
         tensor(np.repeat([e.ahead for _, e in episodes], [len(e) for _, e in episodes])) > 0,
         tensor(np.repeat([e.steer for _, e in episodes], [len(e) for _, e in episodes])),
@@ -179,32 +152,10 @@ def live_frames(policy: DualSystem, drives: Drives, config: Reinforce) -> tuple[
     return frames, {**told, "alive_s": float(np.mean([len(e) * r.dt for r, e in episodes]))}
 
 
-def _seen(rollout: Rollout, n: int) -> Samples:
-    observed = [o for o in rollout.observations[:n] if o is not None]
-    if len(observed) < n:
-        raise InputError(f"stage rad: clip {rollout.clip}: {n} frames, of which {len(observed)} were recorded")
-    return replace(Samples.from_observations(observed), clips=(rollout.clip,), families=(rollout.family,))
-
-
 def _rewards(e: Episode, config: Reinforce) -> tuple[Array, Array]:
     """Along: dynamic collisions (and, as an option, static ones); across: the three others (the paper's)."""
     dynamic, static, position, heading = e.rewards_F4.T
     return dynamic + (static if config.static_along else 0), static + position + heading
-
-
-@torch.no_grad()
-def _encoded(policy: DualSystem, samples: Samples) -> tuple[SceneTokens, Beliefs]:
-    """Tokens and beliefs of every sample, in chunks; nothing was decided by a VLM."""
-    scenes, beliefs = [], []
-    for i in range(0, len(samples), CHUNK):
-        batch = Batch.from_samples(samples.take(slice(i, i + CHUNK)), policy.device)
-        scenes.append(policy.encode(batch))
-        beliefs.append(_rad(policy).believe(scenes[-1], None, batch))
-    first = scenes[0]
-    valid = None if first.valid_BS is None else torch.cat([s.valid_BS for s in scenes if s.valid_BS is not None])
-    tokens = torch.cat([s.tokens_BSC for s in scenes])
-    joined = Beliefs(*(torch.cat(column) for column in zip(*beliefs, strict=True)))
-    return SceneTokens(tokens, valid, None, first.agents, first.lines), joined
 
 
 class RadStage(PolicyStage):

@@ -1,0 +1,80 @@
+"""What trainers on a policy's own drives share: rounds that go on where they stopped, drives that sample, and tokens of
+what was seen in them.
+
+Legend: N frames, S scene tokens, C width.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from senna2.model.batch import Batch
+from senna2.model.policy import DualSystem
+from senna2.model.scene import SceneTokens
+from senna2.train.distributed import Ranks
+from senna2.train.loop import append_row
+from senna2.types import Array, InputError, Rollout, Samples
+
+CHUNK = 64  # frames encoded at a time
+
+
+@contextmanager
+def sampling(policy: DualSystem) -> Iterator[None]:
+    """Inside, a planner with the option `sampled` draws what it does; what is saved of the policy does, too."""
+    planner, config = policy.planner, policy.config
+    options = planner.options
+    planner.options = replace(options, sampled=True)
+    policy.config = replace(config, planner_options={**config.planner_options, "sampled": True})
+    try:
+        yield
+    finally:
+        planner.options, policy.config = options, config
+
+
+def begin_rounds(policy: DualSystem, out: Path, ranks: Ranks, *, resume: bool) -> int:
+    """The first round to run: 0 in an emptied folder, or with `resume` the one after the last that is whole, whose
+    planner the policy gets. Raises `InputError` under several ranks."""
+    if ranks.size > 1:
+        raise InputError("a trainer on the policy's own drives runs in one process; start it without torchrun")
+    whole = [int(p.parent.name.removeprefix("round-")) for p in out.glob("round-*/config.json")]
+    if resume and whole:
+        last = DualSystem.from_pretrained(out / f"round-{max(whole)}")
+        policy.planner.load_state_dict(last.planner.state_dict())
+        return max(whole) + 1
+    for old in [*out.glob("round-*"), out / "log.jsonl"]:
+        shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    return 0
+
+
+def end_round(policy: DualSystem, out: Path, row: dict[str, float]) -> None:
+    """A line of `out/log.jsonl`, and the policy in `out/round-k` until the next round is whole."""
+    number = int(row["round"])
+    append_row(out / "log.jsonl", row)
+    policy.save_pretrained(out / f"round-{number}", {})
+    shutil.rmtree(out / f"round-{number - 1}", ignore_errors=True)
+
+
+def seen(rollout: Rollout, frames: Sequence[int] | Array) -> Samples:
+    """What the policy saw at these frames. Raises `InputError` if it was not recorded."""
+    observed = [rollout.observations[i] for i in frames] if rollout.observations else []
+    known = [o for o in observed if o is not None]
+    if len(known) < len(frames):
+        raise InputError(f"clip {rollout.clip}: of {len(frames)} frames {len(known)} were recorded")
+    return replace(Samples.from_observations(known), clips=(rollout.clip,), families=(rollout.family,))
+
+
+@torch.no_grad()
+def encoded(policy: DualSystem, samples: Samples) -> SceneTokens:
+    """Tokens of every sample, in chunks; without the queries that only perception losses need."""
+    scenes = []
+    for i in range(0, len(samples), CHUNK):
+        scenes.append(policy.encode(Batch.from_samples(samples.take(slice(i, i + CHUNK)), policy.device)))
+    first = scenes[0]
+    valid = None if first.valid_BS is None else torch.cat([s.valid_BS for s in scenes if s.valid_BS is not None])
+    return SceneTokens(torch.cat([s.tokens_BSC for s in scenes]), valid, None, first.agents, first.lines)
