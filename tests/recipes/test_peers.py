@@ -16,16 +16,18 @@ from senna2.recipes.arms import (
     PEERS,
     ROUND_S,
     STEP_OVER_DIT,
+    TRAINERS,
     arm_recipe,
-    drives_a_round,
     stage_config,
 )
 from senna2.recipes.costs import behind, learned_from, with_minutes
+from senna2.recipes.own_drives import DRIVEN, drives_a_round
 from senna2.recipes.results import baselines, baselines_tiny, results
 from senna2.recipes.rows import Kept
-from senna2.recipes.stages import DRIVEN, with_planner
+from senna2.recipes.stages import with_planner
 from senna2.recipes.study import COSTS, FULL, SYSTEMS, measured_by, plan_study
 from senna2.recipes.study_report import unmeasured
+from senna2.report.markdown import OF_SYSTEMS
 from senna2.report.markdown import SYSTEMS as SHOWN_SYSTEMS
 from senna2.types import InputError, Rig, Samples
 
@@ -37,7 +39,7 @@ def test_both_recipes_plan_one_queue_and_measure_different_rows(tmp_path):
     assert ours.keys == peers.keys
     mine, theirs = set(measured_by(results(), ours)), set(measured_by(baselines(), peers))
     assert not mine & theirs
-    assert theirs == {f"rows/{seed}/{name}" for seed in (0, 1, 2) for name in PEERS}
+    assert theirs == {f"rows/{seed}/{name}" for seed in (0, 1, 2) for name in (*PEERS, *TRAINERS)}
     assert {f"rows/0/{name}" for name in FULL} <= mine
     driven = [j for n, j in peers.jobs.items() if n.startswith("drives/1/vad/")]
     assert sum(len(j.settings["clips"]) for j in driven) == baselines().clips.test
@@ -62,7 +64,8 @@ def test_budgets_are_senna2s_to_five_percent(name):
         recipe = arm_recipe(study, 0, own)
         stage = ARMS[own].stage
         if stage in DRIVEN:
-            spent += stage_config(recipe, stage).rounds * drives_a_round(recipe, stage) * ROUND_S[stage]
+            how = stage_config(recipe, stage)
+            spent += how.rounds * drives_a_round(how) * ROUND_S[stage]
         else:
             step_s = DIT_STEP_S * STEP_OVER_DIT[arm.planner] + (ASK_S if arm.vlm else 0.0)
             spent += stage_config(recipe, ARMS[own].stage).optim.steps * step_s
@@ -115,6 +118,7 @@ def test_a_planner_that_extends_the_one_before_keeps_it():
 
 
 def test_every_system_has_its_line():
-    assert set(SYSTEMS) <= set(SHOWN_SYSTEMS)
+    assert set(SYSTEMS) - set(TRAINERS) <= set(SHOWN_SYSTEMS)
+    assert set(TRAINERS) <= {row for table in OF_SYSTEMS for row in table[2]}
     assert set(PEERS) < set(PEER_ARMS) <= set(ARMS)
     assert dataclasses.replace(baselines(), name="results", table="results") == results()

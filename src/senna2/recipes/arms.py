@@ -17,8 +17,8 @@ from typing import Any
 
 from senna2.config import later
 from senna2.recipes.config import Evaluation, Recipe
+from senna2.recipes.own_drives import DRIVEN, drives_a_round
 from senna2.recipes.results import Study
-from senna2.recipes.stages import DRIVEN
 from senna2.train.guards import off
 
 ANEW = 1000  # added to the seed of a stage that goes on: other draws than the first time
@@ -36,6 +36,7 @@ class Arm:
     prolonged: str = ""  # goes on with its stage: "2", for stage 2's samples; "23", for those of stages 2 and 3
     literal: bool = False
     planner: str = later(SENNA2)  # another one begins anew on the encoder and the perception heads of `start`
+    stage3: dict[str, Any] = later({})  # what differs from the study's
 
 
 ARMS: dict[str, Arm] = {
@@ -85,6 +86,8 @@ def arm_recipe(study: Study, seed: int, name: str) -> Recipe:
             recipe = dataclasses.replace(recipe, **{DRIVEN[arm.stage]: rounds})
         else:
             recipe = _with_steps(recipe, arm.stage, steps, lr=study.stage1b.optim.lr)
+    if arm.stage3:
+        recipe = dataclasses.replace(recipe, stage3=dataclasses.replace(recipe.stage3, **arm.stage3))
     if arm.literal:
         # Without guards: how the literal losses end is what this row shows.
         literal = dataclasses.replace(recipe.stage3, faithful=True, guards=off(recipe.stage3.guards))
@@ -108,7 +111,7 @@ STEP_OVER_DIT = {
 BY_IMITATION = tuple(name for name in STEP_OVER_DIT if name not in DRIVEN)
 DIT_STEP_S, ASK_S = 0.2125, 0.0645  # a step of 1b and what the VLM's decision adds in 1c, in the published study
 ROUND_S = {"rad": 3.6, "rad2": 0.9}  # of a round, each drive: driven, encoded, learned from
-PEER_ARMS: dict[str, Arm] = {
+SYSTEM_ARMS: dict[str, Arm] = {
     **{name: Arm("1b", "1b", adapter="none", planner=name) for name in BY_IMITATION},
     "rad@1": Arm("1b", "1b", adapter="none", planner="rad"),
     "rad": Arm("rad", "rad@1", adapter="none", planner="rad"),
@@ -116,13 +119,25 @@ PEER_ARMS: dict[str, Arm] = {
     "senna_vadv2": Arm("1c", "1b", "1a", "decision", planner="vadv2"),
     **{f"{name}+decision": Arm("1c", "1b", "1a", "decision", planner=name) for name in ("diffusiondrive", "resad")},
 }  # fmt: skip
+# Stage 3 with the options that the literature suggests, and policy gradients in its place.
+TRAINER_ARMS: dict[str, Arm] = {
+    "senna2@retime": Arm("3", "senna2@2", stage3={"low_mode": "retime"}),
+    "senna2@mix": Arm("3", "senna2@2", stage3={"imitation": 1.0}),
+    "senna2@grpo": Arm("grpo", "senna2@2"),
+    "senna2@ppo": Arm("ppo", "senna2@2"),
+}
+PEER_ARMS = {**SYSTEM_ARMS, **TRAINER_ARMS}
 ARMS |= PEER_ARMS
-PEERS = tuple(name for name in PEER_ARMS if "@" not in name)  # the rows; the others only lead to them
+PEERS = tuple(name for name in SYSTEM_ARMS if "@" not in name)  # the rows; the others only lead to them
+TRAINERS = tuple(TRAINER_ARMS)
+TRAINER_S = 450.0  # CPU seconds of stage 3, and of what stands in its place
 IMITATION_SHARE = {"rad": 0.5, "rad2": 0.0}  # of the minutes, before it learns from its own drives
 
 
 def peer_seconds(study: Study, arm: Arm) -> float:
     """CPU seconds of this training: with what leads to it, as long as `senna2` trains after stage 1b."""
+    if arm.planner == SENNA2:
+        return TRAINER_S
     share = IMITATION_SHARE.get(arm.planner, 1.0)
     return (study.deciding_s if arm.vlm else study.peer_s) * (share if arm.stage in ("1b", "1c") else 1 - share)
 
@@ -130,14 +145,10 @@ def peer_seconds(study: Study, arm: Arm) -> float:
 def peer_steps(study: Study, arm: Arm) -> int:
     """Steps, or rounds, that fill `peer_seconds`."""
     if arm.stage in DRIVEN:
-        step_s = ROUND_S[arm.stage] * drives_a_round(study, arm.stage)
+        step_s = ROUND_S[arm.stage] * drives_a_round(stage_config(study, arm.stage))
     else:
         step_s = DIT_STEP_S * STEP_OVER_DIT[arm.planner] + (ASK_S if arm.vlm else 0.0)
     return max(1, round(peer_seconds(study, arm) / step_s))
-
-
-def drives_a_round(recipe: Recipe, stage: str) -> int:
-    return recipe.reinforce.clips if stage == "rad" else recipe.rerank.clips * recipe.rerank.group
 
 
 def stage_config(recipe: Recipe, stage: str) -> Any:

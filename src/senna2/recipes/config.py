@@ -10,6 +10,7 @@ from senna2.config import later
 from senna2.model.config import PolicyConfig
 from senna2.model.vlm.qwen import VLMConfig
 from senna2.registry import get, listing
+from senna2.train.gradient import PolicyGradient
 from senna2.train.loop import Optim
 from senna2.train.rad import Reinforce
 from senna2.train.rad2 import Rerank
@@ -76,6 +77,7 @@ class Recipe:
     rerank: Rerank = later(  # stage rad2, of planner "rad2"
         Rerank(Optim(steps=40, batch=128, lr=1e-4), generator=Optim(steps=40, batch=64, lr=1e-5))
     )
+    gradient: PolicyGradient = later(PolicyGradient(Optim(steps=30, batch=48, lr=5e-5)))  # stages grpo and ppo
 
 
 def load_recipe(name: str) -> Recipe:

@@ -15,11 +15,9 @@ from senna2.data.qa import corpus
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
 from senna2.model.vlm.qwen import DrivingVLM
-from senna2.recipes.arms import ARMS, arm_recipe, drives_a_round, stage_config
+from senna2.recipes.arms import ARMS, arm_recipe, stage_config
+from senna2.recipes.own_drives import DRIVEN, drives_a_round, samples_of
 from senna2.recipes.results import Study
-from senna2.recipes.stages import DRIVEN
-from senna2.train.rad import Reinforce
-from senna2.train.rad2 import Rerank
 from senna2.types import Rig, Samples
 
 BATCH, REPEATS, FITTED_ON = 64, 3, 4096
@@ -50,7 +48,7 @@ def learned_from(study: Study, name: str) -> dict[str, int]:
         if stage in DRIVEN:
             config = stage_config(recipe, stage)
             shown["planner_samples"] += samples_of(config)
-            shown["drives"] += config.rounds * drives_a_round(recipe, stage)
+            shown["drives"] += config.rounds * drives_a_round(config)
         elif stage == "3":
             three = recipe.stage3
             shown["planner_samples"] += three.rounds * three.low.steps * three.low.batch
@@ -61,18 +59,6 @@ def learned_from(study: Study, name: str) -> dict[str, int]:
             shown["planner_samples"] += optim.steps * optim.batch if stage != "1a" else 0
             shown["vlm_samples"] += optim.steps * optim.batch if stage in ("1a", "2") else 0
     return shown
-
-
-def samples_of(config: Reinforce | Rerank) -> int:
-    """Frames of drives and of demonstrations that all rounds show the planner, each as often as it is drawn."""
-    if isinstance(config, Rerank):
-        last = config.rounds // config.generator_every if config.generator_every else 0
-        return config.rounds * config.optim.steps * config.optim.batch + (
-            last * config.generator.steps * config.generator.batch
-        )
-    imitation = config.optim.steps // config.imitation_every if config.imitation_every else 0
-    each = (config.optim.steps - imitation) * config.optim.batch + imitation * config.imitation_batch
-    return config.rounds * each
 
 
 def measure_costs(study: Study, names: Sequence[str], out: Path) -> None:

@@ -114,6 +114,7 @@ def results_tiny() -> Study:
             group=2,
             generator_every=1,
         ),
+        gradient=few(full.gradient, optim=Optim(steps=2, batch=8, lr=1e-5), rounds=1, clips=1, group=2),
         peer_s=0.8,
         deciding_s=0.8,
         peer_options={"vadv2": {"vocabulary": 64}},

@@ -28,21 +28,18 @@ from senna2.recipes.cache import FRAME_CODE, keep_if_same
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe
 from senna2.recipes.driven import drive_clips
+from senna2.recipes.own_drives import DRIVEN, run_driven
 from senna2.registry import find_checkpoint
 from senna2.train.diagnostics import driving
 from senna2.train.distributed import Ranks, start_ranks, stop_ranks
 from senna2.train.guards import Verdict, judge_driving
 from senna2.train.loop import TrainingError
-from senna2.train.rad import run_rad
-from senna2.train.rad2 import run_rad2
 from senna2.train.stage1 import run_1a, run_1b, run_1c
 from senna2.train.stage2 import run_2
 from senna2.train.stage3 import run_3
-from senna2.types import Array, InputError, Rig, Rollout
+from senna2.types import InputError, Rig, Rollout
 from senna2.workers import worker_count
-from senna2.world.clip import find_clips, read_expert
-
-DRIVEN = {"rad": "reinforce", "rad2": "rerank"}  # trainers on a planner's own drives, and what a recipe says of them
+from senna2.world.clip import find_clips
 
 
 def checkpoint_in(path: Path) -> Path:
@@ -132,19 +129,16 @@ def run_stage(
     common: dict[str, Any] = {"seed": recipe.seed, "ranks": ranks, "resume": resume, **loop}
     policy.train()
     if stage == "3":
-        _stage_3(policy, recipe, training, clips, tune_clips, workers, common)
-    elif stage in DRIVEN and store is not None:
-        _stage_driven(stage, policy, recipe, training, clips, store, common)
+        _stage_3(policy, recipe, training, clips, tune_clips, workers, {**common, "store": store})
+    elif stage in DRIVEN:
+        run_driven(stage, policy, recipe, training, clips, store, common)
     elif store is None:
         raise InputError(f"stage {stage}: needs samples (--data DIR)")
-    if store is not None and not policy.planner.is_fitted:
-        policy.fit_planner(store.states)
-    if store is not None and stage == "1a":
-        run_1a(policy, store, recipe.stage1a, training, **common)
-    elif store is not None and stage not in DRIVEN:
-        run: Any = {"1b": run_1b, "1c": run_1c, "2": run_2}[stage]
-        config = {"1b": recipe.stage1b, "1c": recipe.stage1c, "2": recipe.stage2}[stage]
-        run(policy, store, config, training, **common)
+    else:
+        if not policy.planner.is_fitted:
+            policy.fit_planner(store.states)
+        run: Any = {"1a": run_1a, "1b": run_1b, "1c": run_1c, "2": run_2}[stage]
+        run(policy, store, getattr(recipe, f"stage{stage}"), training, **common)
     if policy.vlm is not None and policy.vlm.lora_parameters():
         policy.vlm.merge_lora()
     policy.eval()
@@ -200,42 +194,6 @@ def _stage_3(
         return judge_driving(load_json(training / "before.json"), after, recipe.stage3.guards)
 
     run_3(policy, gather, recipe.stage3, training, judge=judge, **common)
-
-
-def _stage_driven(
-    stage: str, policy: DualSystem, recipe: Recipe, training: Path, clips: Sequence[Path], store: SampleStore,
-    common: dict[str, Any],
-) -> None:  # fmt: skip
-    """A planner's own trainer, on drives of training clips chosen anew each round."""
-    if not clips:
-        raise InputError(f"stage {stage}: needs clips to drive")
-
-    def chosen(number: int, count: int) -> list[Path]:
-        rng = np.random.default_rng([recipe.seed, number])
-        return [clips[i] for i in rng.permutation(len(clips))[:count]]
-
-    def roll(now: DualSystem, on: Sequence[Path], seed: int, every: int) -> list[Rollout]:
-        now.eval()
-        rollouts = drive_abreast(now, on, policy_name=stage, seed=seed, plan_every=every, record="images",
-                                 record_every=every)  # fmt: skip
-        now.train()
-        return rollouts
-
-    def alone(now: DualSystem, number: int) -> list[tuple[Rollout, Array]]:
-        on = chosen(number, recipe.reinforce.clips)
-        rollouts = roll(now, on, recipe.seed + number, 1)
-        return [(r, read_expert(clip).pose_E3) for r, clip in zip(rollouts, on, strict=True)]
-
-    def grouped(now: DualSystem, number: int) -> list[list[Rollout]]:
-        r = recipe.rerank
-        on = chosen(number, r.clips)
-        times = [roll(now, on, recipe.seed + 1000 * (number + 1) + k, r.hold) for k in range(r.group)]
-        return [list(group) for group in zip(*times, strict=True)]
-
-    if stage == "rad":
-        run_rad(policy, alone, store, recipe.reinforce, training, **common)
-    else:
-        run_rad2(policy, grouped, recipe.rerank, training, **common)
 
 
 def demonstration_samples(

@@ -8,7 +8,7 @@ from typing import Any
 
 from senna2.config import to_dict
 from senna2.recipes import study_jobs as work
-from senna2.recipes.arms import ARMS, PEER_ARMS, PEERS, arm_recipe, peer_seconds, stage_config
+from senna2.recipes.arms import ARMS, PEER_ARMS, PEERS, TRAINERS, arm_recipe, peer_seconds, stage_config
 from senna2.recipes.costs import learned_from, measure_costs
 from senna2.recipes.queue import Job, Queue
 from senna2.recipes.results import Study
@@ -19,7 +19,7 @@ BASELINES = ("constant_velocity", "naive", "idm", "expert")
 FULL = ("senna", "senna@long", "senna2@1", "senna2@2", "senna2")  # rows that drive all test clips
 SIDE = ("senna2@1none", "senna2@1vlm", "senna2@1long", "senna2@literal")
 SHOWN = ("senna", "senna2")  # left and right in the showcase
-SYSTEMS = (*PEERS, "senna", "senna@long", "senna2")  # of the tables that compare systems
+SYSTEMS = (*PEERS, "senna", "senna@long", *TRAINERS, "senna2")  # of the tables that compare systems
 COSTS = "costs"  # the job that measures what they cost
 # Throughputs of one thread, for the estimates (docstring of recipes.results).
 PLANNER_S, VLM_S, BOTH_S, STAGE2_S = 1 / 88, 1 / 140, 1 / 64, 1 / 45
@@ -44,7 +44,7 @@ def plan_study(study: Study, out: Path) -> Queue:
     for seed in study.seeds:
         for name in PEER_ARMS:
             jobs.append(_training(study, out, seed, name, by_kind))
-            if name in PEERS:
+            if name in (*PEERS, *TRAINERS):
                 jobs += _measuring(study, out, str(seed), name, seed, by_kind, stage=f"train/{seed}/{name}")
     file = out / "costs.json"
     what = {name: [to_dict(arm_recipe(study, first, name).policy), learned_from(study, name)] for name in SYSTEMS}
@@ -55,7 +55,7 @@ def plan_study(study: Study, out: Path) -> Queue:
 def measured_by(study: Study, queue: Queue) -> list[str]:
     """The rows that this recipe measures: the study's own, or those of the systems that Senna-2 is compared with."""
     ours = study.table == "results"
-    return [n for n in row_jobs(queue) if (n.split("/")[2] in PEERS) != ours]
+    return [n for n in row_jobs(queue) if (n.split("/")[2] in PEER_ARMS) != ours]
 
 
 def row_jobs(queue: Queue) -> list[str]:

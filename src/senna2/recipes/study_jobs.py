@@ -72,15 +72,12 @@ def train_arm(recipe: Recipe, arm: Arm, seed: int, name: str, out: Path) -> None
         policy = with_adapter(policy, arm.adapter, recipe.seed)
     c, families = recipe.clips, recipe.families or CORE
     train = folders(out, "train", split_scenes("train", c.train, families))
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = {"clips": train}
     if arm.stage == "3":
-        data = {"clips": train, "tune_clips": folders(out, "tune", split_scenes("tune", c.tune, families))}
-    else:
+        data["tune_clips"] = folders(out, "tune", split_scenes("tune", c.tune, families))
+    if arm.stage != "3" or recipe.stage3.imitation:
         samples = out / "samples" / "train"
-        data = {
-            "clips": train,
-            "store": SampleStore(samples, parts=[f.name for f in train if (samples / f.name).is_dir()]),
-        }
+        data["store"] = SampleStore(samples, parts=[f.name for f in train if (samples / f.name).is_dir()])
     folder = stage_folder(out, seed, name)
     run_stage(arm.stage, policy, recipe, folder, resume=True, workers=0, **data)
     for states in sorted((folder / "training").rglob("checkpoints")):

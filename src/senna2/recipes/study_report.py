@@ -15,7 +15,7 @@ from senna2.evaluate.stats import Frames
 from senna2.files import write_json
 from senna2.provenance import provenance
 from senna2.recipes import study_jobs as work
-from senna2.recipes.arms import PEERS
+from senna2.recipes.arms import PEERS, TRAINERS
 from senna2.recipes.claims import claims, evidence
 from senna2.recipes.costs import with_minutes
 from senna2.recipes.driven import load_rollouts
@@ -39,7 +39,8 @@ COMPARED = (
     ("senna2", "senna@long"), ("senna2", "senna"), ("senna2@1", "senna"), ("senna2@2", "senna2@1"),
     ("senna2@1long", "senna2@1"), ("senna2@2", "senna2@1long"), ("senna2", "senna2@2"), ("senna2@literal", "senna2@2"),
     ("senna2", "senna2@literal"), ("senna2@1", "senna2@1vlm"), ("senna2@1", "senna2@1none"),
-    ("senna2@1", "constant_velocity"), ("senna2", "expert"), *(("senna2", name) for name in PEERS),
+    ("senna2@1", "constant_velocity"), ("senna2", "expert"), *(("senna2", name) for name in (*PEERS, *TRAINERS)),
+    *((name, "senna2@2") for name in TRAINERS),
     ("senna_vadv2", "vadv2"), ("diffusiondrive+decision", "diffusiondrive"), ("resad+decision", "resad"),
 )  # fmt: skip
 
@@ -223,7 +224,7 @@ def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
         found.rows += row.clips
         found.seconds |= spent
         found.origins[job] = {k: row.origin.get(k) for k in ("commit", "time", "platform")}
-    for name in (n for n in (*BASELINES, *FULL, *SIDE, *PEERS) if n in rows):
+    for name in (n for n in (*BASELINES, *FULL, *SIDE, *PEERS, *TRAINERS) if n in rows):
         for who in (name, name + SHOWCASE):
             parts = [row.policies[who] for row in rows[name] if who in row.policies]
             if parts:

@@ -85,6 +85,14 @@ OF_SYSTEMS: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
         TABLES[1][3],
     ),
     ("Systems · closed loop", "Table 3 of the paper for the same.", SYSTEMS, TABLES[2][3]),
+    (
+        "Stage 3 and what may stand in its place",
+        "All from `senna2@2`, each about as long as stage 3. `@literal`: the paper's losses alone; `@retime`: towards "
+        "the plan of the start driven with another timing; `@mix`: with demonstrations among the frames; `@grpo` and "
+        "`@ppo`: policy gradients on returns and on RAD's events, without alignment.",
+        ("senna2@2", "senna2", "senna2@literal", "senna2@retime", "senna2@mix", "senna2@grpo", "senna2@ppo"),
+        (*TABLES[4][3], ("closed_loop.off_road", "off-road"), ("closed_loop.parked", "parked")),
+    ),
 )  # fmt: skip
 COSTS = (
     "Systems · cost",
@@ -183,7 +191,7 @@ def costs_table(costs: Json) -> str:
     title, lead = COSTS
     lines = ["| | minutes | planner's samples | VLM's samples | drives | parameters, M | ms a plan |",
              f"|{' --- |' * 7}"]  # fmt: skip
-    for name in (n for n in SYSTEMS if n in costs):
+    for name in costs:
         c = costs[name]
         spent = " · ".join(number(m) for m in c["minutes"]) or "–"
         lines.append(f"| `{name}` | {spent} | {c['planner_samples']} | {c['vlm_samples']} | {c['drives']} | "

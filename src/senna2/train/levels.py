@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from senna2.config import later
 from senna2.decisions import f_k_plan
 from senna2.model.batch import Batch
 from senna2.model.diffusion import TOLD, keyed_uniform
-from senna2.model.policy import DualSystem
+from senna2.model.policy import DualSystem, SceneTokens
 from senna2.train.diagnostics import cross_track, plan_length, shares
 from senna2.train.distributed import Ranks, gather
 from senna2.train.frames import RolloutFrames
@@ -58,11 +59,12 @@ class Stage3:
     lora_alpha: int = 16
     guards: DrivingGuards = field(default_factory=DrivingGuards)
     faithful: bool = False
+    imitation: float = later(0.0)  # weight of L_E2E on demonstrations, as many a step as there are frames [ours]
 
     def effective(self) -> Stage3:
         literal = replace(self, lambda_eff=1.0, lambda_anchor=0.0, forced_share=0.0, low_mode="literal", together=True,
-                          high_on="flagged", lane_change_by_speed=False)  # fmt: skip
-        ours = replace(self, forced_share=0.0) if self.together else self
+                          high_on="flagged", lane_change_by_speed=False, imitation=0.0)  # fmt: skip
+        ours = replace(self, forced_share=0.0, imitation=0.0) if self.together else self
         return literal if self.faithful else ours
 
 
@@ -76,26 +78,18 @@ class Heard:
     agrees_N: torch.Tensor | None = None
 
 
-class _FrameStage(PolicyStage):
-    """What the levels share: frames of the policy's own rollouts, with the VLM read once a round."""
+class FrameStage(PolicyStage):
+    """Steps on frames of the policy's own rollouts, with the VLM read once a round."""
 
-    def __init__(
-        self, policy: DualSystem, frames: RolloutFrames, config: Stage3, seed: int, heard: Heard | None = None
-    ) -> None:
+    def __init__(self, policy: DualSystem, frames: RolloutFrames, seed: int, heard: Heard | None = None) -> None:
         super().__init__(policy, seed)
-        self.frames, self.config = frames, config.effective()
-        self.flagged = np.flatnonzero(frames.safe_N | frames.slow_N)
-        self.unflagged = np.flatnonzero(~(frames.safe_N | frames.slow_N))
-        self.heard = heard or listen(policy, frames)
+        self.frames, self.heard = frames, heard or listen(policy, frames)
 
-    def load(self, index: Array) -> tuple[Array, Samples]:
-        return index, self.frames.samples.take(index)
-
-    def plan(
-        self, policy: DualSystem, index: Array, tensors: Batch, step: int, forced_B: Array | None = None
-    ) -> torch.Tensor:
-        """τ_θ(o, d, z): the absolute plan in metres after both DDIM steps; z is fresh each step and keyed by frame.
-        d has the speed `forced_B` where that is not −1, and then comes without the VLM's features."""
+    def told(
+        self, policy: DualSystem, index: Array, tensors: Batch, forced_B: Array | None = None
+    ) -> tuple[SceneTokens, torch.Tensor]:
+        """What the planner is to plan from: scene tokens and F_vlm, as in the rollout. The decision has the speed
+        `forced_B` where that is not −1, and then comes without the VLM's features."""
         tokens = policy.encode(tensors)
         speed_B = self.frames.speed_N[index].astype(int)
         if forced_B is not None:
@@ -109,7 +103,28 @@ class _FrameStage(PolicyStage):
         )
         if forced_B is not None and agrees is not None:
             agrees = agrees & torch.as_tensor(forced_B < 0, device=self.device)
-        f_vlm = policy.condition(hidden, speed, direction, agrees)
+        return tokens, policy.condition(hidden, speed, direction, agrees)
+
+
+class _FlaggedStage(FrameStage):
+    """What the levels share: some frames are risky or slow."""
+
+    def __init__(
+        self, policy: DualSystem, frames: RolloutFrames, config: Stage3, seed: int, heard: Heard | None = None
+    ) -> None:
+        super().__init__(policy, frames, seed, heard)
+        self.config = config.effective()
+        self.flagged = np.flatnonzero(frames.safe_N | frames.slow_N)
+        self.unflagged = np.flatnonzero(~(frames.safe_N | frames.slow_N))
+
+    def load(self, index: Array) -> tuple[Array, Samples]:
+        return index, self.frames.samples.take(index)
+
+    def plan(
+        self, policy: DualSystem, index: Array, tensors: Batch, step: int, forced_B: Array | None = None
+    ) -> torch.Tensor:
+        """τ_θ(o, d, z): the absolute plan in metres after both DDIM steps; z is fresh each step and keyed by frame."""
+        tokens, f_vlm = self.told(policy, index, tensors, forced_B)
         noise = policy.sample_noise(tensors.index_B, self.seed, step)
         return policy.sample_plan(tokens, f_vlm, tensors, noise=noise, steps=2)
 
@@ -127,7 +142,7 @@ class _FrameStage(PolicyStage):
         return high, values
 
 
-class LowLevel(_FrameStage):
+class LowLevel(_FlaggedStage):
     """The planner learns; the VLM is frozen."""
 
     name = "3-low"
@@ -263,7 +278,7 @@ class Together(LowLevel):
         return found, {**values, **{name: float(value.detach()) for name, value in found.items()}}
 
 
-class HighLevel(_FrameStage):
+class HighLevel(_FlaggedStage):
     """The VLM learns by LoRA to say what the refined plan does. UNKNOWN plans are left out; a CHANGE LANE decision is
     judged on speed alone (f_K cannot see lane changes)."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,12 +26,14 @@ CHUNK = 64  # frames encoded at a time
 
 
 @contextmanager
-def sampling(policy: DualSystem) -> Iterator[None]:
-    """Inside, a planner with the option `sampled` draws what it does; what is saved of the policy does, too."""
+def sampling(policy: DualSystem, **how: Any) -> Iterator[None]:
+    """Inside, the planner has these options (by default `sampled`: it draws what it does); what is saved of the policy
+    has them, too."""
+    how = how or {"sampled": True}
     planner, config = policy.planner, policy.config
     options = planner.options
-    planner.options = replace(options, sampled=True)
-    policy.config = replace(config, planner_options={**config.planner_options, "sampled": True})
+    planner.options = replace(options, **how)
+    policy.config = replace(config, planner_options={**config.planner_options, **how})
     try:
         yield
     finally:
@@ -39,13 +42,13 @@ def sampling(policy: DualSystem) -> Iterator[None]:
 
 def begin_rounds(policy: DualSystem, out: Path, ranks: Ranks, *, resume: bool) -> int:
     """The first round to run: 0 in an emptied folder, or with `resume` the one after the last that is whole, whose
-    planner the policy gets. Raises `InputError` under several ranks."""
+    weights the policy gets. Raises `InputError` under several ranks."""
     if ranks.size > 1:
         raise InputError("a trainer on the policy's own drives runs in one process; start it without torchrun")
     whole = [int(p.parent.name.removeprefix("round-")) for p in out.glob("round-*/config.json")]
     if resume and whole:
         last = DualSystem.from_pretrained(out / f"round-{max(whole)}")
-        policy.planner.load_state_dict(last.planner.state_dict())
+        policy.load_state_dict(last.state_dict())
         return max(whole) + 1
     for old in [*out.glob("round-*"), out / "log.jsonl"]:
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)

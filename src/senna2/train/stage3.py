@@ -35,7 +35,9 @@ from senna2.train.frames import RolloutFrames, load_frames, save_frames, select_
 from senna2.train.guards import Verdict
 from senna2.train.levels import HighLevel, LowLevel, Stage3, Together, frozen_copy, listen
 from senna2.train.loop import GuardTripped, append_row, train
-from senna2.types import Rollout
+from senna2.train.mixed import LowLevelMixed
+from senna2.train.stage1 import Store
+from senna2.types import InputError, Rollout
 
 __all__ = ["Collect", "Judge", "Stage3", "Verdict", "run_3"]
 
@@ -45,16 +47,19 @@ Judge = Callable[[DualSystem, int], Verdict]
 
 def run_3(
     policy: DualSystem, collect: Collect, config: Stage3, out: Path, *, seed: int, ranks: Ranks, resume: bool,
-    judge: Judge | None = None, **more: Any,
+    judge: Judge | None = None, store: Store | None = None, **more: Any,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Rounds of: roll out, refine the planner (L_low), then teach the VLM (L_high). Returns the joined log.
 
     `collect(policy, round, folder)` drives the policy through training clips and returns rollouts with observations.
     `judge` looks at progress, parking and off-road on tuning clips after each round. Both are asked of the first rank
     alone. A round that the judge rejects, or in which a guard trips, is taken back: the policy keeps the weights it had
-    before, `out/stopped.json` says why, and the stage ends. `out/log.jsonl` has one row a round.
+    before, `out/stopped.json` says why, and the stage ends. `out/log.jsonl` has one row a round. `store`: the
+    demonstrations that `config.imitation` wants.
     """
     config = config.effective()
+    if config.imitation and store is None:
+        raise InputError("stage 3: imitation: needs demonstrations (--data DIR with samples)")
     torch.manual_seed(seed)
     if policy.vlm is not None:
         policy.vlm.add_lora(config.lora_rank, config.lora_alpha)
@@ -73,7 +78,7 @@ def run_3(
         before = {n: p.detach().clone() for n, p in policy.named_parameters()}
         stopped: dict[str, Any] | None = None
         try:
-            log += _learn(policy, anchor, frames, config, folder, seed + 1000 * number, ranks, resume, more)
+            log += _learn(policy, anchor, frames, config, folder, seed + 1000 * number, ranks, resume, store, more)
         except GuardTripped as trip:
             stopped = {"guard": trip.guard, "value": trip.value, "limit": trip.limit, "message": str(trip)}
         if stopped is None and judge is not None:
@@ -115,7 +120,7 @@ def _frames_of_round(
 
 def _learn(
     policy: DualSystem, anchor: DualSystem, frames: RolloutFrames, config: Stage3, folder: Path, key: int,
-    ranks: Ranks, resume: bool, more: dict[str, Any],
+    ranks: Ranks, resume: bool, store: Store | None, more: dict[str, Any],
 ) -> list[dict[str, float]]:  # fmt: skip
     """One round's training: both levels one after the other, or together."""
     common: dict[str, Any] = {"ranks": ranks, "resume": resume, **more}
@@ -124,7 +129,12 @@ def _learn(
         faster = config.high.lr / config.low.lr
         return train(Together(policy, anchor, frames, config, key, heard), config.low, folder / "together",
                      lr_scale=lambda name: faster if name.startswith("vlm.") else 1.0, **common)  # fmt: skip
-    log = train(LowLevel(policy, anchor, frames, config, key, heard), config.low, folder / "low", **common)
+    low = (
+        LowLevel(policy, anchor, frames, config, key, heard)
+        if not config.imitation or store is None
+        else (LowLevelMixed(policy, anchor, frames, config, key, heard, store))
+    )
+    log = train(low, config.low, folder / "low", **common)
     if policy.vlm is not None:
         # L_low leaves the VLM as it is: what was heard still holds.
         log += train(HighLevel(policy, frames, config, key, heard), config.high, folder / "high", **common)

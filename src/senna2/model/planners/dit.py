@@ -8,7 +8,8 @@ T plan steps.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -47,6 +48,13 @@ class Block(nn.Module):
         return cast(Tensor, x + gate_2 * self.mlp(h))
 
 
+@dataclass(frozen=True)
+class Options:
+    # Spread of a normal noise on the plan's coefficients, in their units: a policy with a density, for trainers that
+    # need one (`train.gradient`). 0: what is planned is DDIM's alone.
+    explore: float = 0.0
+
+
 class DiT(Planner):
     """L_E2E = E ‖ε − ε_θ(r_t, t, c)‖² (or x0, v) on the residual's coefficients; plans by two steps of DDIM.
 
@@ -56,6 +64,7 @@ class DiT(Planner):
     through a projection that starts at zero too, so a fresh adapter on a trained planner changes nothing (stage 1c).
     """
 
+    Options: ClassVar[type[Any]] = Options
     basis: PlanBasis | None
 
     def __init__(self, config: PolicyConfig) -> None:
@@ -120,7 +129,8 @@ class DiT(Planner):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        return (self.config.coefficients, 2)
+        """One that explores draws as many numbers again."""
+        return ((2 if self.options.explore else 1) * self.config.coefficients, 2)
 
     def _known(self) -> PlanBasis:
         self.demand_fitted()
@@ -161,12 +171,25 @@ class DiT(Planner):
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
     ) -> Tensor:
         """Deterministic DDIM from `noise` (B, K, 2); differentiable through every step, as L_low needs."""
+        k = self.config.coefficients
+        z = self.coefficients(scene, f_vlm, batch, noise=noise[:, :k], steps=steps)
+        if self.options.explore:
+            z = z + self.options.explore * noise[:, k:]
+        return self._reference(batch) + self._known().decode(z)
+
+    def coefficients(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
+    ) -> Tensor:
+        """(B, K, 2) DDIM's plan in the coefficients of the basis."""
         c = self.config
 
         def denoise(x_BK2: Tensor, t_B: Tensor) -> Tensor:
             return self._denoise(x_BK2[:, None], t_B[:, None], scene, f_vlm, batch)[:, 0]
 
-        z = self.schedule.ddim(
+        return self.schedule.ddim(
             denoise, noise, prediction=c.prediction, steps=steps or c.ddim_steps, t_start=c.t_start
         )  # fmt: skip
-        return self._reference(batch) + self._known().decode(z)
+
+    def coefficients_of(self, plan_BT2: Tensor, batch: Batch) -> Tensor:
+        """(B, T, 2) m → (B, K, 2): those of a plan that this planner made."""
+        return self._known().encode(plan_BT2 - self._reference(batch))
