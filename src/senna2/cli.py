@@ -55,10 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true")
 
     train = verbs.add_parser("train", help="one stage; the same line runs under torchrun")
-    train.add_argument("stage", choices=("1a", "1b", "1c", "2", "3"))
+    train.add_argument("stage", choices=("1a", "1b", "1c", "2", "3", "rad", "rad2", "grpo", "ppo"))
     train.add_argument("--recipe", default="laptop")
     train.add_argument("--from", dest="start", type=Path, metavar="CKPT", help="checkpoint folder to start from")
-    train.add_argument("--data", type=Path, metavar="DIR", help="samples (stages 1, 2) or clips (stage 3); "
+    train.add_argument("--data", type=Path, metavar="DIR", help="samples (stages 1, 2) or clips (the others); "
                        "default: generated beside --out")  # fmt: skip
     train.add_argument("--vlm", metavar="VLM", help="start from this Qwen-VL: a folder, or its name on the hub "
                        "(default: the recipe's)")  # fmt: skip

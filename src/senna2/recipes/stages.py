@@ -240,13 +240,14 @@ def train_verb(
         policy = new_policy(recipe) if start is None else DualSystem.from_pretrained(checkpoint_in(start))
         store: SampleStore | None = None
         clips: list[Path] = []
-        tune: list[Path] = []
-        if stage == "3":
-            clips, tune = _stage_3_clips(recipe, data, out, workers, ranks)
+        if stage == "3" or stage in DRIVEN:
+            clips = _stage_clips(recipe, data, out, workers, ranks)
+            shown = stage == "rad" or (stage == "3" and recipe.stage3.imitation > 0)
+            store = _samples_of(recipe, clips, out / "samples", workers, ranks) if shown else None
         else:
             store = _stage_store(recipe, data, out, workers, ranks)
-        saved = run_stage(stage, policy, recipe, out, store=store, clips=clips, tune_clips=tune, ranks=ranks,
-                          resume=resume, workers=workers)  # fmt: skip
+        saved = run_stage(stage, policy, recipe, out, store=store, clips=clips, ranks=ranks, resume=resume,
+                          workers=workers)  # fmt: skip
     finally:
         stop_ranks()
     return {"checkpoint": str(saved), "log": str(out / "training")}
@@ -255,21 +256,22 @@ def train_verb(
 def _stage_store(recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks) -> SampleStore:
     if data is not None:
         return SampleStore(data)
-    folder = out / "samples"
+    clips = _stage_clips(recipe, None, out, workers, ranks)
+    return _samples_of(recipe, clips, out / "samples", workers, ranks)
+
+
+def _samples_of(recipe: Recipe, clips: Sequence[Path], folder: Path, workers: int, ranks: Ranks) -> SampleStore:
     if ranks.is_main:
-        clips = make_clips("train", recipe.clips.train, out / "clips" / "train", recipe.families, workers=workers)
         demonstration_samples(recipe, clips, folder, workers=workers, training=True)
     ranks.barrier()
     return SampleStore(folder)
 
 
-def _stage_3_clips(
-    recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks
-) -> tuple[list[Path], list[Path]]:
+def _stage_clips(recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks) -> list[Path]:
     if data is None and ranks.is_main:
         make_clips("train", recipe.clips.train, out / "clips" / "train", recipe.families, workers=workers)
     ranks.barrier()
     clips = find_clips(data if data is not None else out / "clips" / "train")
     if not clips:
-        raise TrainingError(f"stage 3: no clip in {data}")
-    return clips, []
+        raise TrainingError(f"no clip in {data}: give a clip folder or a folder of them")
+    return clips
