@@ -135,6 +135,27 @@ def cut(fitted: dict) -> dict:
     return fitted | {"shapes": [rows[1:] for rows in fitted["shapes"]], "scale_m": [r[1:] for r in fitted["scale_m"]]}
 
 
+HEAVIEST_IS_DRIVEN = ("vadv2", "diffusiondrive", "resad", "rad2")
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_what_is_weighed_can_be_looked_at(planner):
+    policy = stirred(policy_of(planner))
+    samples = bent_samples().take(slice(0, 3))
+    plans, weights = policy.considered(samples, seed=4)
+    assert plans.shape[0] == weights.shape[0] == 3
+    assert plans.shape[2:] == (30, 2)
+    assert plans.shape[1] == weights.shape[1] == (1 if planner in ("transfuser", "vad") else plans.shape[1])
+    assert np.isfinite(plans).all()
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
+    if planner in HEAVIEST_IS_DRIVEN:
+        batch = Batch.from_samples(samples)
+        f_vlm = policy.condition(None, *(torch.full((3,), -1) for _ in range(2)))
+        driven = policy.sample_plan(policy.encode(batch), f_vlm, batch, noise=policy.sample_noise(batch.index_B, 4))
+        heaviest = plans[np.arange(3), weights.argmax(1)]
+        np.testing.assert_allclose(heaviest, driven.detach().numpy(), atol=1e-4)
+
+
 def test_an_unknown_planner_or_option_is_named():
     with pytest.raises(InputError, match=r"policy\.planner: 'vda' is unknown.*'vad'"):
         PolicyConfig(planner="vda").validate()

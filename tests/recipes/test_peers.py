@@ -26,6 +26,7 @@ from senna2.recipes.results import baselines, baselines_tiny, results
 from senna2.recipes.rows import Kept
 from senna2.recipes.stages import with_planner
 from senna2.recipes.study import COSTS, FULL, SYSTEMS, measured_by, plan_study
+from senna2.recipes.study_jobs import telling
 from senna2.recipes.study_report import unmeasured
 from senna2.report.markdown import OF_SYSTEMS
 from senna2.report.markdown import SYSTEMS as SHOWN_SYSTEMS
@@ -49,7 +50,7 @@ def test_what_is_kept_is_not_measured_again(tmp_path):
     study = baselines_tiny()
     queue, kept = plan_study(study, tmp_path), Kept(tmp_path / "docs")
     every = unmeasured(study, queue, kept)
-    assert every == [*measured_by(study, queue), COSTS]
+    assert every == [*measured_by(study, queue), *(f"weighed/{name}" for name in PEERS), COSTS]
     (tmp_path / "row.npz").write_bytes(b"a row")
     kept.keep("rows/0/vad", queue.keys["rows/0/vad"], tmp_path / "row.npz", {})
     assert unmeasured(study, queue, kept) == [n for n in every if n != "rows/0/vad"]
@@ -115,6 +116,17 @@ def test_a_planner_that_extends_the_one_before_keeps_it():
         torch.testing.assert_close(other.planner.get_parameter(name), p, rtol=0, atol=0, msg=name)
     samples = Samples.fake(2, Rig.fake())
     assert np.isfinite(other.plan_batch(samples).points_NT2).all()
+
+
+def test_telling_samples_turn_brake_and_change_lane():
+    samples = Samples.fake(9, Rig.fake())
+    future, direction = samples.future_NT3.copy(), samples.direction_N.copy()
+    future[4, :, 2] = np.linspace(0, 1.2, 30)
+    future[5, 25:, 0] = future[5, 24, 0]  # stands at its end
+    future[[1, 7], :, 1] = np.array([[1.0], [3.2]]) * np.linspace(0, 1, 30)
+    direction[[1, 7]] = 3
+    made = dataclasses.replace(samples, future_NT3=future, direction_N=direction, frame_N=np.arange(9, dtype=np.int32))
+    assert telling(made).frame_N.tolist() == [4, 5, 7]
 
 
 def test_every_system_has_its_line():

@@ -282,6 +282,21 @@ class DualSystem(nn.Module):
         points_NT2, *categories = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Plans(points_NT2, *(c.astype(np.int8) for c in categories)).validate()
 
+    @torch.no_grad()
+    def considered(self, samples: Samples, *, seed: int = 0) -> tuple[Array, Array]:
+        """What the planner weighs for each of N samples under a fresh VLM decision, to look at: plans (N, M, T, 2) in m
+        and their weights (N, M), which add up to 1 (`Planner.considered`)."""
+        batch = Batch.from_samples(samples, self.device)
+        answer = None if self.vlm is None else self.ask(samples)
+        said: list[Decision | None] = [None] * len(samples)
+        if answer is not None:
+            said = [*decisions(answer.speed_B, answer.direction_B)]
+        speed, direction = (torch.as_tensor(c, device=self.device) for c in columns(said))
+        hidden = None if answer is None or answer.hidden_BD is None else answer.hidden_BD.to(self.device, torch.float32)
+        f_vlm = self.condition(hidden, speed, direction)
+        plans, weights = self.planner.considered(self.encode(batch), f_vlm, batch, seed=seed)
+        return plans.cpu().numpy(), weights.cpu().numpy()
+
     def ask(self, samples: Samples) -> VLMOutput:
         """The VLM's decisions and the hidden states for the adapter (`config.hidden`), of the same look; no gradient.
         Raises `InputError` without a VLM."""

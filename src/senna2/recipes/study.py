@@ -44,6 +44,8 @@ def plan_study(study: Study, out: Path) -> Queue:
     for seed in study.seeds:
         for name in PEER_ARMS:
             jobs.append(_training(study, out, seed, name, by_kind))
+            if seed == first and name in PEERS:
+                jobs.append(_weighed(study, out, seed, name, by_kind["test"]))
             if name in (*PEERS, *TRAINERS):
                 jobs += _measuring(study, out, str(seed), name, seed, by_kind, stage=f"train/{seed}/{name}")
     file = out / "costs.json"
@@ -152,6 +154,14 @@ def _measuring(
         settings, tuple(j.name for j in jobs), ROW_S,
     ))  # fmt: skip
     return jobs
+
+
+def _weighed(study: Study, out: Path, seed: int, name: str, test: tuple[str, ...]) -> Job:
+    """The figure of a planner's page, of the first seed."""
+    file = out / "weighed" / f"{name}.json"
+    spec, most = str(work.stage_folder(out, seed, name) / "policy"), study.evaluation.open_samples
+    return Job(f"weighed/{name}", work.draw_weighed, (spec, name, out, clip_list(study, "test"), most, file), (file,),
+               {"open": most}, (f"train/{seed}/{name}", *test), ROW_S)  # fmt: skip
 
 
 def _forced(study: Study, out: Path, seed: int, name: str, test: tuple[str, ...]) -> Job:

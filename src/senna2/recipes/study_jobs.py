@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from senna2.data.store import SampleStore
@@ -21,11 +22,13 @@ from senna2.recipes.driven import drive_group, load_rollouts, save_plans, save_r
 from senna2.recipes.measure import FORCED, chosen_samples, clip_shapes, configured, plan_policy
 from senna2.recipes.rows import measure_row, save_row
 from senna2.recipes.stages import new_policy, run_stage, with_adapter, with_planner
+from senna2.report.weighed import weighed_figure
 from senna2.train.stage1 import vlm_of
-from senna2.types import Decision, Direction, Samples
+from senna2.types import PLAN_DT, Decision, Direction, Samples
 from senna2.world.clip import save_clip
 from senna2.world.town.families import CORE, make_scene, split_scenes
 
+LEAST_SPEED = 3.0  # m/s, under which an instant tells little
 NO_SEED = "untrained"  # the folder of rows that no training seed changes
 Clip = tuple[str, int]  # family, seed
 
@@ -122,6 +125,29 @@ def drive_forced(
         maker = functools.partial(configured, spec, vlm_period_s=vlm_period_s, forced=decision)
         rollouts += drive_group(maker, f"{name} {speed.name.lower()}", folders(out, "test", clips), seed)
     save_rollouts(file, rollouts)
+
+
+def draw_weighed(spec: str, name: str, out: Path, test: Sequence[Clip], most: int, file: Path) -> None:
+    """What the planner weighs at three telling instants of the test clips, as a figure."""
+    torch.set_num_threads(1)
+    some = telling(study_samples(out, test, most))
+    plans, weights = DualSystem.from_pretrained(spec).eval().considered(some)
+    figure = weighed_figure(name, f"What {name} weighs", some, plans, weights)
+    write_json(file, {"title": figure.title, "caption": figure.caption, "svg": figure.svg})
+
+
+def telling(samples: Samples) -> Samples:
+    """Three samples: the sharpest turn, the hardest braking, and of the changes of lane the one that goes furthest."""
+    future, v = samples.future_NT3, samples.motion_N4[:, 0]
+    whole = np.isfinite(future).all((1, 2)) & (v > LEAST_SPEED)
+    slower = v - np.hypot(*np.moveaxis(future[:, -1, :2] - future[:, -6, :2], -1, 0)) / (5 * PLAN_DT)
+    changes = np.isin(samples.direction_N, (Direction.CHANGE_LEFT, Direction.CHANGE_RIGHT))
+    scores = (np.abs(future[:, -1, 2]), slower, np.where(changes, np.abs(future[:, -1, 1]), -1.0))
+    chosen: list[int] = []
+    for score in scores:
+        free = whole & ~np.isin(np.arange(len(v)), chosen)
+        chosen.append(int(np.argmax(np.where(free, np.nan_to_num(score, nan=-np.inf), -np.inf))))
+    return samples.take(np.array(chosen))
 
 
 def keep_row(

@@ -74,7 +74,10 @@ def unmeasured(study: Study, queue: Queue, kept: Kept | None) -> list[str]:
     """Jobs whose rows (and figures) are not kept under the same key; with what they need they are all that is left."""
     rows = [n for n in measured_by(study, queue) if kept is None or not kept.has(n, queue.keys[n])]
     if study.table == "baselines":
-        return [*rows, *([] if _kept_costs(queue, kept) else [COSTS])]
+        first = study.seeds[0]
+        drawn = [f"weighed/{name}" for name in PEERS
+                 if f"rows/{first}/{name}" in rows or _kept_figure(kept, f"weighed-{name}") is None]  # fmt: skip
+        return [*rows, *drawn, *([] if _kept_costs(queue, kept) else [COSTS])]
     first = study.seeds[0]
     figures = [f"forced/{first}/{name}" for name in SHOWN
                if f"rows/{first}/{name}" in rows or _kept_figure(kept, f"figure-A1-{name}") is None]  # fmt: skip
@@ -130,9 +133,10 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         (folder / f"{name}.svg").write_text(figure.svg + "\n", encoding="utf-8")
-    by_path = {f"figures/{name}.svg": figure for name, figure in figures.items()}
+    shown = {n: figure for n, figure in figures.items() if not n.startswith("weighed-")}  # those are planners' pages'
+    by_path = {f"figures/{name}.svg": figure for name, figure in shown.items()}
     (out / "README.md").write_text(results_page(results, judged, by_path), encoding="utf-8")
-    write_report(results, out, media=[*figures.values(), *videos])
+    write_report(results, out, media=[*shown.values(), *videos])
     if publish is not None:
         _publish(out, publish)
     return {"report": str(out / "report.html"), "results": str(out / "results.json"),
@@ -235,6 +239,10 @@ def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
     speeds = {name: _relative_speeds(found.suites.get(name, {})) for name in SHOWN}
     if all(speeds.values()):
         found.figures["figure-4"] = relative_speed_figure(speeds)
+    for name in PEERS:
+        figure = _weighed_figure(queue, name) or _kept_figure(kept, f"weighed-{name}")
+        if figure is not None:
+            found.figures[f"weighed-{name}"] = figure
     for name in SHOWN:
         figure = _forced_figure(study, queue, out, name) or _kept_figure(kept, f"figure-A1-{name}")
         if figure is not None:
@@ -282,6 +290,14 @@ def _rollouts(queue: Queue, out: Path, what: str, label: str, name: str) -> list
     if not jobs or not all(queue.finished(n) for n in jobs):
         return []
     return [r for job in jobs for r in load_rollouts(out / f"{job}.npz")]
+
+
+def _weighed_figure(queue: Queue, name: str) -> Figure | None:
+    """Drawn by its job: the weights it was drawn with are elsewhere."""
+    if not queue.finished(f"weighed/{name}"):
+        return None
+    drawn = load_json(queue.jobs[f"weighed/{name}"].outputs[0])
+    return Figure(drawn["title"], drawn["caption"], drawn["svg"])
 
 
 def _forced_figure(study: Study, queue: Queue, out: Path, name: str) -> Figure | None:

@@ -3,7 +3,7 @@
 A new planner is one class in one file, named in `registry` or by an entry point of the group `senna2.planners`
 (`examples/planner.py`). The policy around it (encoder, perception, VLM, adapter, memory) is the same for all.
 
-Legend: B batch, T plan steps, S scene tokens, C width.
+Legend: B batch, M plans that are weighed, T plan steps, S scene tokens, C width.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from senna2.config import from_dict, to_dict
 from senna2.model.batch import Batch
+from senna2.model.diffusion import SAMPLE, keyed_noise
 from senna2.model.layers import mlp, zero
 from senna2.model.scene import SceneTokens
 from senna2.types import Direction, InputError, Samples
@@ -115,6 +116,17 @@ class Planner(ABC, Told):
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
     ) -> Tensor:
         """Absolute plan (B, T, 2) in metres. `noise`: standard normal (B, *noise_shape); `steps`: of a sampler."""
+
+    @torch.no_grad()
+    def considered(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int = 0, draws: int = 16
+    ) -> tuple[Tensor, Tensor]:
+        """What the planner weighs at this instant, to look at: plans (B, M, T, 2) in m and their weights (B, M), which
+        add up to 1. By default a plan for each of `draws` noises, or the only one there is."""
+        count = draws if self.noise_shape != (0,) else 1
+        noises = [keyed_noise(batch.index_B, seed, k, self.noise_shape, SAMPLE).to(self.device) for k in range(count)]
+        plans = torch.stack([self.plan(scene, f_vlm, batch, noise=noise) for noise in noises], 1)
+        return plans, plans.new_full(plans.shape[:2], 1 / count)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senna2.model.batch import Batch
-from senna2.model.diffusion import Schedule, keyed_noise, keyed_uniform
+from senna2.model.diffusion import SAMPLE, Schedule, keyed_noise, keyed_uniform
 from senna2.model.layers import mlp, sines, zero, zero_last
 from senna2.model.planners.knots import KnotPlanner, Reader, point_encoding
 from senna2.model.planners.vocabulary import clustered_plans
@@ -135,9 +135,8 @@ class DiffusionDrive(KnotPlanner):
     def noise_shape(self) -> tuple[int, ...]:
         return (self.options.anchors, self.knots, 2)
 
-    def plan(
-        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
-    ) -> Tensor:
+    def modes(self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Refined knots (B, V, K, 2) of every anchor and their logits (B, V)."""
         self.demand_fitted()
         n = len(batch)
         at = torch.full((n,), NOISE_AT, device=self.device)
@@ -149,7 +148,23 @@ class DiffusionDrive(KnotPlanner):
             x0, eps = self.schedule.resolve(self._normal(plans), x, t, "x0")
             a, s = self.schedule.roots(torch.full_like(t, after), x.ndim - 1)
             x = a * x0 + s * eps
-        return self.to_plan(plans[torch.arange(n, device=self.device), logit.argmax(1)], batch)
+        return plans, logit
+
+    def plan(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
+    ) -> Tensor:
+        plans, logit = self.modes(scene, f_vlm, batch, noise=noise)
+        return self.to_plan(plans[torch.arange(len(batch), device=self.device), logit.argmax(1)], batch)
+
+    @torch.no_grad()
+    def considered(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int = 0, draws: int = 16
+    ) -> tuple[Tensor, Tensor]:
+        """The mode of every anchor, by its share of the scores."""
+        noise = keyed_noise(batch.index_B, seed, 0, self.noise_shape, SAMPLE).to(self.device)
+        plans, logit = self.modes(scene, f_vlm, batch, noise=noise)
+        score = logit.sigmoid()
+        return self.to_plan(plans, batch), score / score.sum(1, keepdim=True)
 
 
 def focal(logit_BV: Tensor, own_B: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

@@ -133,10 +133,11 @@ class KnotPlanner(Planner):
         return (mean + self.std_K2[:1] * units_BK2).cumsum(-2)
 
     def to_plan(self, knots_BK2: Tensor, batch: Batch) -> Tensor:
-        """(B, K, 2) → (B, T, 2): the spline that leaves the ego at its own speed."""
-        plan = torch.einsum("tk,bka->bta", self.matrix_TK, knots_BK2)
+        """(B, …, K, 2) → (B, …, T, 2): the spline that leaves the ego at its own speed."""
+        plan = torch.einsum("tk,...ka->...ta", self.matrix_TK, knots_BK2)
         along = batch.motion_B4[:, :1] * self.start_T
-        return plan + torch.stack([along, torch.zeros_like(along)], -1)
+        start = torch.stack([along, torch.zeros_like(along)], -1)
+        return plan + start.view(len(start), *(1,) * (plan.ndim - 3), *start.shape[1:])
 
 
 class Reader(nn.Module):

@@ -110,19 +110,32 @@ class Rad(Planner):
             column = self.across_logp(beliefs, row).argmax(-1)
         return self.to_plan(self.cells_GG2[row, column], batch.motion_B4[:, 0])
 
+    @torch.no_grad()
+    def considered(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int = 0, draws: int = 16
+    ) -> tuple[Tensor, Tensor]:
+        """The likeliest cells, as many as four times `draws`, by their probability among these."""
+        beliefs = self.believe(scene, f_vlm, batch)
+        rows = torch.arange(anchors.BINS, device=beliefs.along_BG.device)
+        across = beliefs.across_BG[:, None].masked_fill(~self.valid_GG[rows], -torch.inf).log_softmax(-1)
+        joint = (beliefs.along_BG.log_softmax(-1)[..., None] + across).flatten(1)
+        logp, cell = joint.topk(4 * draws, dim=1)
+        plans = self.to_plan(self.cells_GG2.flatten(0, 1)[cell], batch.motion_B4[:, 0])
+        return plans, logp.softmax(1)
+
     def to_plan(self, ends_B2: Tensor, v_B: Tensor) -> Tensor:
-        """(B, T, 2): on the arc to the cell, at one acceleration that is there in half a second; a car that would have
-        to turn back stops there."""
+        """(B, …, T, 2): on the arc to each cell (B, …, 2), at one acceleration that is there in half a second; a car
+        that would have to turn back stops there."""
         c, h = self.config, anchors.HORIZON_S
         length, kappa = anchors.arc_length(ends_B2)
-        v = v_B.clamp_min(0)
+        v = v_B.clamp_min(0).view(len(v_B), *(1,) * (length.ndim - 1)).expand_as(length)
         accel = (length - v * h) / (0.5 * h * h)
         stops = v + accel * h < 0
         accel = torch.where(stops, -(v**2) / (2 * length.clamp_min(1e-6)), accel)
         t = c.plan_dt * torch.arange(1, c.plan_steps + 1, device=v.device, dtype=v.dtype)
         ends = torch.where(accel < 0, v / (-accel).clamp_min(1e-6), torch.inf)
-        at = torch.minimum(t, ends[:, None])
-        way = torch.where(length[:, None] > 0, v[:, None] * at + 0.5 * accel[:, None] * at**2, 0.0)
+        at = torch.minimum(t, ends[..., None])
+        way = torch.where(length[..., None] > 0, v[..., None] * at + 0.5 * accel[..., None] * at**2, 0.0)
         return anchors.along_arc(way.clamp_min(0), kappa)
 
 

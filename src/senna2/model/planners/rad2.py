@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from senna2.model.batch import Batch
+from senna2.model.diffusion import SAMPLE, keyed_noise
 from senna2.model.layers import Attention, mlp, sines, zero_last
 from senna2.model.planners.dit import DiT
 from senna2.model.planners.knots import Reader
@@ -109,3 +110,12 @@ class Rad2(DiT):
         else:
             best = scores.argmax(1)
         return plans[torch.arange(len(plans), device=plans.device), best]
+
+    @torch.no_grad()
+    def considered(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int = 0, draws: int = 16
+    ) -> tuple[Tensor, Tensor]:
+        """The candidates, by the discriminator's scores."""
+        noise = keyed_noise(batch.index_B, seed, 0, self.noise_shape, SAMPLE).to(self.device)
+        plans = self.candidates(scene, f_vlm, batch, noise=noise)
+        return plans, self.scores(plans, scene, f_vlm, batch).softmax(1)

@@ -163,6 +163,19 @@ class ResAd(KnotPlanner):
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
     ) -> Tensor:
         plans = self.candidates(scene, f_vlm, batch, noise=noise, steps=steps)
-        near, free = self.scores(plans, scene, f_vlm, batch)
-        best = (near.log_softmax(1) + F.logsigmoid(free)).argmax(1)
+        best = self.ranking(plans, scene, f_vlm, batch).argmax(1)
         return self.to_plan(plans[torch.arange(len(plans), device=self.device), best], batch)
+
+    def ranking(self, plans_BDK2: Tensor, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch) -> Tensor:
+        """(B, D) the higher, the better."""
+        near, free = self.scores(plans_BDK2, scene, f_vlm, batch)
+        return near.log_softmax(1) + F.logsigmoid(free)
+
+    @torch.no_grad()
+    def considered(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int = 0, draws: int = 16
+    ) -> tuple[Tensor, Tensor]:
+        """The candidates, by what the ranker says of them."""
+        noise = keyed_noise(batch.index_B, seed, 0, self.noise_shape, SAMPLE).to(self.device)
+        plans = self.candidates(scene, f_vlm, batch, noise=noise)
+        return self.to_plan(plans, batch), self.ranking(plans, scene, f_vlm, batch).softmax(1)

@@ -113,3 +113,12 @@ class VadV2(KnotPlanner):
         else:
             best = z.argmax(1)
         return self.to_plan(self.vocabulary_VK2[best], batch)
+
+    @torch.no_grad()
+    def considered(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int = 0, draws: int = 16
+    ) -> tuple[Tensor, Tensor]:
+        """The whole vocabulary, by probability."""
+        self.demand_fitted()
+        plans = self.vocabulary_VK2.expand(len(batch), -1, -1, -1)
+        return self.to_plan(plans, batch), self.logits(plans, scene, f_vlm, batch).softmax(1)
