@@ -1,6 +1,7 @@
 """The systems that Senna-2 is compared with: equal budgets, the shared encoder, rows that stand beside the study's."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -28,8 +29,10 @@ from senna2.recipes.stages import with_planner
 from senna2.recipes.study import COSTS, FULL, SYSTEMS, measured_by, plan_study
 from senna2.recipes.study_jobs import telling
 from senna2.recipes.study_report import unmeasured
+from senna2.recipes.systems import systems_page
 from senna2.report.markdown import OF_SYSTEMS
 from senna2.report.markdown import SYSTEMS as SHOWN_SYSTEMS
+from senna2.report.media import Figure
 from senna2.types import InputError, Rig, Samples
 
 SMALL = {"dim": 32, "blocks": 1, "heads": 2, "channels": (8, 8, 16, 16), "agent_queries": 4, "map_queries": 4}
@@ -116,6 +119,21 @@ def test_a_planner_that_extends_the_one_before_keeps_it():
         torch.testing.assert_close(other.planner.get_parameter(name), p, rtol=0, atol=0, msg=name)
     samples = Samples.fake(2, Rig.fake())
     assert np.isfinite(other.plan_batch(samples).points_NT2).all()
+
+
+def test_each_system_has_a_page_with_source_deviations_and_its_figure():
+    page = systems_page({"vad": Figure("What vad weighs", "A caption.", "<svg></svg>")})
+    sections = {s.split("\n", 1)[0]: s for s in page.split("\n## ")[1:]}
+    assert list(sections) == list(PEERS)
+    for name, text in sections.items():
+        if ARMS[name].vlm:
+            assert f"the planner is `{ARMS[name].planner}`" in text
+        else:
+            assert "iffers from the original" in text, name
+            assert re.search(r"\d{4}\.\d{5}|PAMI", text), name
+        assert "Legend" not in text
+    assert "![What vad weighs](figures/weighed-vad.svg)\n\nA caption." in sections["vad"]
+    assert "figures/" not in sections["genad"]
 
 
 def test_telling_samples_turn_brake_and_change_lane():

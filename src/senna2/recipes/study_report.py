@@ -25,6 +25,7 @@ from senna2.recipes.results import Study
 from senna2.recipes.rows import SHOWCASE, Kept, Row, least_class_share, load_row
 from senna2.recipes.stage_one import adopt_stage_one, keep_stage_one
 from senna2.recipes.study import BASELINES, COSTS, FULL, SHOWN, SIDE, measured_by, plan_study, row_jobs
+from senna2.recipes.systems import systems_page
 from senna2.report.figures import forced_drives_figure, overview_figure, relative_speed_figure
 from senna2.report.markdown import results_page
 from senna2.report.media import Figure, Video
@@ -133,9 +134,11 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         (folder / f"{name}.svg").write_text(figure.svg + "\n", encoding="utf-8")
-    shown = {n: figure for n, figure in figures.items() if not n.startswith("weighed-")}  # those are planners' pages'
+    shown = {n: figure for n, figure in figures.items() if not n.startswith("weighed-")}  # those are of systems.md
     by_path = {f"figures/{name}.svg": figure for name, figure in shown.items()}
     (out / "README.md").write_text(results_page(results, judged, by_path), encoding="utf-8")
+    drawn = {name.removeprefix("weighed-"): figure for name, figure in figures.items() if name.startswith("weighed-")}
+    (out / "systems.md").write_text(systems_page(drawn), encoding="utf-8")
     write_report(results, out, media=[*shown.values(), *videos])
     if publish is not None:
         _publish(out, publish)
@@ -182,7 +185,7 @@ def _publish(out: Path, publish: Path) -> None:
     for name in ("figures", "videos"):
         if (out / name).is_dir():
             shutil.copytree(out / name, publish / name, dirs_exist_ok=True)
-    for name in ("claims.json", "README.md"):
+    for name in ("claims.json", "README.md", "systems.md"):
         shutil.copy2(out / name, publish / name)
     (publish / "results.json").write_text(a_line_each(load_json(out / "results.json")), encoding="utf-8")
 
