@@ -189,7 +189,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         from senna2.recipes.story import jobs_verb, run_verb
 
         if args.jobs:
-            jobs = jobs_verb(args.recipe, args.out, tiny=args.tiny, limit=args.limit, only=args.only)
+            jobs = jobs_verb(args.recipe, args.out, tiny=args.tiny, limit=args.limit, only=args.only,
+                             publish=args.publish)  # fmt: skip
             lines = [f"{j['state']:8s} {j['estimate_s']:6d} s  {j['job']}" for j in jobs]
             return _emit({"jobs": jobs if args.json else lines}, args.json)
         results = run_verb(args.recipe, args.out, seed=args.seed, workers=args.workers, resume=args.resume,

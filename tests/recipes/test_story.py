@@ -9,8 +9,9 @@ from senna2.cli import main
 from senna2.evaluate.results import validate_results
 from senna2.recipes.claims import NAMES, validate_claims
 from senna2.recipes.results import results, results_tiny
+from senna2.recipes.rows import Kept
 from senna2.recipes.stages import depends_on
-from senna2.recipes.study import BASELINES, FULL, SIDE, plan_study
+from senna2.recipes.study import BASELINES, FULL, SIDE, plan_study, row_jobs
 from senna2.recipes.study_report import a_line_each
 
 
@@ -52,6 +53,23 @@ def test_the_queue_is_listed(tmp_path, capsys):
     assert {"train/1/1a", "train/1/1b", "train/1/senna2@1", "train/1/senna2@2", "clips/tune/0"} <= set(names)
     assert not any(n.startswith(("train/0", "plans", "drives")) for n in names)
     assert all(j["state"] == "waiting" and j["estimate_s"] > 0 for j in jobs)
+
+
+def test_with_what_is_kept_only_what_is_left_is_listed(tmp_path, capsys):
+    queue, kept = plan_study(results(), tmp_path / "out"), Kept(tmp_path / "docs")
+    (tmp_path / "row.npz").write_bytes(b"a row")
+    for job in (j for j in row_jobs(queue) if j != "rows/1/senna2@1"):
+        kept.keep(job, queue.keys[job], tmp_path / "row.npz", {})
+    for part in ("1a", "1b"):
+        kept.note(f"train/1/{part}", queue.keys[f"train/1/{part}"], {})
+    (tmp_path / "docs" / "stages" / "1").mkdir(parents=True)
+    (tmp_path / "docs" / "stages" / "1" / "config.json").write_text("{}")
+    words = ["run", "--recipe", "results", "--jobs", "--json", "--out", str(tmp_path / "out")]
+    assert main([*words, "--publish", str(tmp_path / "docs")]) == 0
+    jobs = {j["job"]: j["state"] for j in json.loads(capsys.readouterr().out)["jobs"]}
+    assert jobs["rows/1/senna2@1"] == jobs["train/1/senna2@1"] == "waiting"
+    assert jobs["train/1/1a"] == jobs["train/1/1b"] == "kept"
+    assert not any(j.startswith(("rows/1/senna2@2", "train/1/senna2@2", "train/2/")) for j in jobs)
 
 
 def test_jobs_may_be_named_one_by_one_or_together(tmp_path, capsys):

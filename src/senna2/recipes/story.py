@@ -29,9 +29,11 @@ from senna2.recipes.measure import (
 )
 from senna2.recipes.media import PAIR, family_videos, story_figures
 from senna2.recipes.results import Study, baselines, baselines_tiny, results, results_tiny
+from senna2.recipes.rows import Kept
+from senna2.recipes.stage_one import has, jobs_of
 from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, with_adapter
 from senna2.recipes.study import plan_study
-from senna2.recipes.study_report import run_study
+from senna2.recipes.study_report import run_study, unmeasured
 from senna2.report.page import write_report
 from senna2.train.stage1 import vlm_of
 from senna2.types import InputError
@@ -59,13 +61,26 @@ def run_verb(
 
 
 def jobs_verb(
-    name: str, out: Path | None, *, tiny: bool = False, limit: int | None = None, only: Sequence[str] = ()
+    name: str,
+    out: Path | None,
+    *,
+    tiny: bool = False,
+    limit: int | None = None,
+    only: Sequence[str] = (),
+    publish: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """`senna2 run --jobs`: the queue of a study as it stands; nothing is run."""
+    """`senna2 run --jobs`: the queue of a study as it stands; nothing is run. With `publish`, what is left to do beside
+    the rows that are kept there, and which weights a run would begin with ("kept")."""
     recipe = _chosen(name, None, tiny, limit)
     if not isinstance(recipe, Study):
         raise InputError(f"--jobs: recipe {recipe.name} has no queue; results has")
-    return plan_study(recipe, _place(recipe) if out is None else out).listing(only)
+    queue = plan_study(recipe, _place(recipe) if out is None else out)
+    if publish is None:
+        return queue.listing(only)
+    kept = Kept(publish)
+    there = {job for seed in recipe.seeds if has(kept, queue, seed) for job in jobs_of(seed)}
+    rows = queue.listing(only or unmeasured(recipe, queue, kept))
+    return [row | ({"state": "kept"} if row["job"] in there and row["state"] != "done" else {}) for row in rows]
 
 
 def _place(recipe: Recipe) -> Path:
