@@ -165,12 +165,12 @@ def _weighed(study: Study, out: Path, seed: int, name: str, test: tuple[str, ...
 
 
 def _forced(study: Study, out: Path, seed: int, name: str, test: tuple[str, ...]) -> Job:
-    """Speed and mileage under forced decisions (Figure A1), of the first seed."""
+    """Speed and mileage under forced decisions and the VLM's own (Figure A1), of the first seed."""
     e = study.evaluation
     part = clip_list(study, "test")[: e.forced_clips]
     file = out / "forced" / str(seed) / f"{name}.npz"
     spec = str(work.stage_folder(out, seed, name) / "policy")
-    settings = {"clips": part, "seed": seed, "vlm_period_s": e.vlm_period_s}
+    settings = {"clips": part, "seed": seed, "vlm_period_s": e.vlm_period_s, "unforced": True}
     needs = (f"train/{seed}/{name}", *test[: 1 + (len(part) - 1) // study.group])
     return Job(f"forced/{seed}/{name}", work.drive_forced, (spec, name, seed, out, part, e.vlm_period_s, file), (file,),
-               settings, needs, 3 * DRIVE_S * len(part))  # fmt: skip
+               settings, needs, 4 * DRIVE_S * len(part))  # fmt: skip

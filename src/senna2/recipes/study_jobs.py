@@ -24,7 +24,7 @@ from senna2.recipes.rows import measure_row, save_row
 from senna2.recipes.stages import new_policy, run_stage, with_adapter, with_planner
 from senna2.report.weighed import weighed_figure
 from senna2.train.stage1 import vlm_of
-from senna2.types import PLAN_DT, Decision, Direction, Samples
+from senna2.types import PLAN_DT, Decision, Direction, Samples, Speed
 from senna2.world.clip import save_clip
 from senna2.world.town.families import CORE, make_scene, split_scenes
 
@@ -117,14 +117,19 @@ def drive_part(
 def drive_forced(
     spec: str, name: str, seed: int, out: Path, clips: Sequence[Clip], vlm_period_s: float, file: Path
 ) -> None:
-    """The clips once under each forced speed decision; the rollouts' policy says which."""
+    """The clips once under the VLM's own decisions and once under each forced speed; the rollouts' policy says which
+    (`forced_name`)."""
     torch.set_num_threads(1)
     rollouts = []
-    for speed in FORCED:
-        decision = Decision(speed, Direction.UNKNOWN)
+    for speed in (None, *FORCED):
+        decision = None if speed is None else Decision(speed, Direction.UNKNOWN)
         maker = functools.partial(configured, spec, vlm_period_s=vlm_period_s, forced=decision)
-        rollouts += drive_group(maker, f"{name} {speed.name.lower()}", folders(out, "test", clips), seed)
+        rollouts += drive_group(maker, forced_name(name, speed), folders(out, "test", clips), seed)
     save_rollouts(file, rollouts)
+
+
+def forced_name(name: str, speed: Speed | None) -> str:
+    return f"{name} {'normal' if speed is None else speed.name.lower()}"
 
 
 def draw_weighed(spec: str, name: str, out: Path, test: Sequence[Clip], most: int, file: Path) -> None:

@@ -305,15 +305,13 @@ def _weighed_figure(queue: Queue, name: str) -> Figure | None:
 
 def _forced_figure(study: Study, queue: Queue, out: Path, name: str) -> Figure | None:
     seed = study.seeds[0]
-    own = _rollouts(queue, out, "drives", str(seed), name)
-    if not queue.finished(f"forced/{seed}/{name}") or not own:
+    if not queue.finished(f"forced/{seed}/{name}"):
         return None
     rollouts = load_rollouts(out / "forced" / str(seed) / f"{name}.npz")
-    driven = {r.clip for r in rollouts}
     modes: dict[Speed | None, list[Rollout]] = {
-        s: [r for r in rollouts if r.policy == f"{name} {s.name.lower()}"] for s in FORCED
+        s: [r for r in rollouts if r.policy == work.forced_name(name, s)] for s in (None, *FORCED)
     }
-    return forced_drives_figure({None: [r for r in own if r.clip in driven], **modes}, name)
+    return forced_drives_figure(modes, name)
 
 
 def _videos(study: Study, queue: Queue, out: Path, workers: int) -> list[Video]:
