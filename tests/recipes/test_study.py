@@ -11,7 +11,8 @@ from senna2.config import from_dict, to_dict
 from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.model.vlm.qwen import DrivingVLM
 from senna2.recipes import cache
-from senna2.recipes.arms import ARMS, arm_recipe, shown_to
+from senna2.recipes.arms import ARMS, PEER_ARMS, PEERS, arm_recipe, shown_to
+from senna2.recipes.own_drives import DRIVEN
 from senna2.recipes.results import Study, baselines, results, results_tiny, unguarded
 from senna2.recipes.rows import Kept, least_class_share, spoken
 from senna2.recipes.stage_one import adopt_stage_one, keep_stage_one
@@ -38,12 +39,15 @@ def test_the_plan_is_as_the_issue_asks(tmp_path):
         assert all(driven[n] == study.side_clips for n in SIDE)
         shown = [j for k, j in queue.jobs.items() for n in SHOWN if k.startswith(f"showcase/{seed}/{n}/")]
         assert sum(len(j.settings["clips"]) for j in shown) == 2 * 6 * 21
-    own, peers = (
-        sum(queue.jobs[n].estimate_s for n in queue.chosen(unmeasured(s, queue, None))) / 2 / 3600
-        for s in (study, baselines())
+    rows = measured_by(baselines(), queue)
+    shown = [n for n in rows if (name := n.split("/")[2]) in PEERS and ARMS[name].planner not in DRIVEN]
+    own, peers, every = (
+        sum(queue.jobs[n].estimate_s for n in queue.chosen(wanted)) / 2 / 3600
+        for wanted in (unmeasured(study, queue, None), shown, rows)
     )
     assert 5 < own < 8.5  # hours of two cores; with 15 % for two side by side under ten
-    assert 8 < peers < 17  # with the clips and stage 1, which both share
+    assert 8 < peers < 17  # of those that learn by imitation, with the clips and stage 1, which both share
+    assert peers < every < 23  # with those that learn from their own drives
 
 
 def test_clips_of_all_splits_differ():
@@ -77,8 +81,10 @@ def test_a_choice_of_stage_3_touches_stage_3_alone(tmp_path):
     study = results_tiny()
     other = dataclasses.replace(study, stage3=dataclasses.replace(study.stage3, lambda_anchor=2.0))
     before, after = plan_study(study, tmp_path).keys, plan_study(other, tmp_path).keys
-    changed = {n for n in before if before[n] != after[n]}
+    every = {n for n in before if before[n] != after[n]}
+    changed = {n for n in every if n.split("/")[2] not in PEER_ARMS}
     assert {n.split("/")[2] for n in changed} == {"senna2", "senna2@literal"}
+    assert {n.split("/")[2] for n in every - changed} == {"senna2@retime", "senna2@mix"}  # other settings of stage 3
     assert "train/0/senna2" in changed
     # Longer drives of stage 3 prolong the control arms, too: they are to have seen as much.
     longer = dataclasses.replace(study, stage3=dataclasses.replace(study.stage3, rounds=3))

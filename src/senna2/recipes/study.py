@@ -157,11 +157,12 @@ def _measuring(
 
 
 def _weighed(study: Study, out: Path, seed: int, name: str, test: tuple[str, ...]) -> Job:
-    """The figure of a planner's page, of the first seed."""
+    """The figure of a planner's page, of the first seed, on the first clips of the test list."""
     file = out / "weighed" / f"{name}.json"
     spec, most = str(work.stage_folder(out, seed, name) / "policy"), study.evaluation.open_samples
-    return Job(f"weighed/{name}", work.draw_weighed, (spec, name, out, clip_list(study, "test"), most, file), (file,),
-               {"open": most}, (f"train/{seed}/{name}", *test), ROW_S)  # fmt: skip
+    part = clip_list(study, "test")[: study.group]
+    return Job(f"weighed/{name}", work.draw_weighed, (spec, name, out, part, most, file), (file,),
+               {"open": most, "clips": part}, (f"train/{seed}/{name}", test[0]), ROW_S)  # fmt: skip
 
 
 def _forced(study: Study, out: Path, seed: int, name: str, test: tuple[str, ...]) -> Job:
