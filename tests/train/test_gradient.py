@@ -71,6 +71,10 @@ def test_choices_are_read_off_the_drives_and_the_ratio_is_one(straight_driver):
     choices, told = choices_of(policy, None, groups, CONFIG)
     assert len(choices.frames.samples) == 6
     assert told["collided"] == 0
+    with sampling(policy, explore=CONFIG.explore):
+        drawn = torch.cat([policy.sample_noise(torch.arange(1), clip_seed(r.seed, r.clip)) for r, _ in groups[0]])
+    torch.testing.assert_close(choices.noise_NK2, drawn[:, :6])
+    torch.testing.assert_close(choices.old_logp_N, -0.5 * (drawn[:, 6:] ** 2).sum((1, 2)), atol=2e-2, rtol=1e-2)
     order = np.argsort([r.progress_F[-1] for r, _ in groups[0]])
     assert (np.diff(choices.advantage_N.numpy()[order]) > 0).all()  # the further, the better
     stage = GradientStage(policy, None, choices, CONFIG, 0)

@@ -200,8 +200,7 @@ class DualSystem(nn.Module):
 
     def sample_noise(self, index_B: Tensor, seed: int, step: int = 0) -> Tensor:
         """z (B, …) to sample plans from, keyed by (index, seed, step)."""
-        shape = self.planner.noise_shape
-        return diffusion.keyed_noise(index_B, seed, step, shape, diffusion.SAMPLE).to(self.device)
+        return self.planner.sample_noise(index_B, seed, step)
 
     def sample_plan(
         self, tokens: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
@@ -267,14 +266,11 @@ class DualSystem(nn.Module):
         parts = []
         for i in range(0, len(samples), chunk):
             some = samples.take(slice(i, i + chunk))
-            answer = None if self.vlm is None else self.ask(some)
-            said: list[Decision | None] = [None] * len(some)
-            if answer is not None:
-                said = [*decisions(answer.speed_B, answer.direction_B)]
+            hidden, said = self._asked(some)
             given = [merged(s, decision) for s in said]
             speed, direction = columns(given)
             own = np.full(len(some), leaves_alone(decision))
-            points = self._plan(some, None if answer is None else answer.hidden_BD, speed, direction, own, seed)
+            points = self._plan(some, hidden, speed, direction, own, seed)
             if self.config.adapter == "none":
                 speed, direction = np.full_like(speed, -1), np.full_like(direction, -1)
             own_speed, own_direction = columns(said)
@@ -287,13 +283,8 @@ class DualSystem(nn.Module):
         """What the planner weighs for each of N samples under a fresh VLM decision, to look at: plans (N, M, T, 2) in m
         and their weights (N, M), which add up to 1 (`Planner.considered`)."""
         batch = Batch.from_samples(samples, self.device)
-        answer = None if self.vlm is None else self.ask(samples)
-        said: list[Decision | None] = [None] * len(samples)
-        if answer is not None:
-            said = [*decisions(answer.speed_B, answer.direction_B)]
-        speed, direction = (torch.as_tensor(c, device=self.device) for c in columns(said))
-        hidden = None if answer is None or answer.hidden_BD is None else answer.hidden_BD.to(self.device, torch.float32)
-        f_vlm = self.condition(hidden, speed, direction)
+        hidden, said = self._asked(samples)
+        f_vlm = self._told(hidden, *columns(said), np.ones(len(samples), bool))
         plans, weights = self.planner.considered(self.encode(batch), f_vlm, batch, seed=seed)
         return plans.cpu().numpy(), weights.cpu().numpy()
 
@@ -307,6 +298,13 @@ class DualSystem(nn.Module):
             return said
         return dataclasses.replace(said, hidden_BD=pooled_hidden(self.vlm, samples, self.config.hidden))
 
+    def _asked(self, samples: Samples) -> tuple[Tensor | None, list[Decision | None]]:
+        """The VLM's hidden states and decisions; None without a VLM."""
+        if self.vlm is None:
+            return None, [None] * len(samples)
+        answer = self.ask(samples)
+        return answer.hidden_BD, [*decisions(answer.speed_B, answer.direction_B)]
+
     def _think(self, samples: Samples, t_s: float) -> Thought:
         answer = self.ask(samples)
         return Thought(
@@ -319,15 +317,17 @@ class DualSystem(nn.Module):
     def _plan(
         self, samples: Samples, hidden_BH: Tensor | None, speed_B: Array, direction_B: Array, own_B: Array, seed: int
     ) -> Tensor:
-        """[ours] Where the decision given is not the VLM's own (`own_B`), its hidden state, which argues for another
-        one, is replaced by the null token."""
         batch = Batch.from_samples(samples, self.device)
-        speed, direction = (torch.as_tensor(c, device=self.device) for c in (speed_B, direction_B))
-        keep = torch.as_tensor(own_B, device=self.device)
+        f_vlm = self._told(hidden_BH, speed_B, direction_B, own_B)
+        return self.sample_plan(self.encode(batch), f_vlm, batch, noise=self.sample_noise(batch.index_B, seed))
+
+    def _told(self, hidden_BH: Tensor | None, speed_B: Array, direction_B: Array, own_B: Array) -> Tensor:
+        """F_vlm (B, C). [ours] Where the decision given is not the VLM's own (`own_B`), its hidden state, which argues
+        for another one, is replaced by the null token."""
+        speed, direction, keep = (torch.as_tensor(c, device=self.device) for c in (speed_B, direction_B, own_B))
         if hidden_BH is not None:
             hidden_BH = hidden_BH.to(self.device, torch.float32)
-        f_vlm = self.condition(hidden_BH, speed, direction, keep)
-        return self.sample_plan(self.encode(batch), f_vlm, batch, noise=self.sample_noise(batch.index_B, seed))
+        return self.condition(hidden_BH, speed, direction, keep)
 
     # ------------------------------------------------------------------------------------------------- on disk
 

@@ -5,7 +5,7 @@
     └─ 1c decision ── senna;  1c vlm, none ── senna2@1vlm, senna2@1none (Table 4)
 1a ── 1a, on ── 1a@long;  senna ── 1c, on ── senna@long (senna2's total);  senna2@1 ── 1c, on ── senna2@1long (as much
 as stage 2): control arms, which go on from where the aligned ones do (docs/decisions/control-arms.md)
-1b ── another planner on its encoder ── transfuser, vad …;  and with 1a's decision ── senna_vadv2 … (`recipes.peers`)
+1b ── another planner on its encoder ── transfuser, vad …;  and with 1a's decision ── senna_vadv2 …
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from senna2.data.qa import corpus
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
-from senna2.model.vlm.qwen import DrivingVLM
 from senna2.recipes.arms import ARMS, arm_recipe, stage_config
 from senna2.recipes.own_drives import DRIVEN, drives_a_round, samples_of
 from senna2.recipes.results import Study
+from senna2.recipes.stages import new_policy
 from senna2.types import Rig, Samples
 
 BATCH, REPEATS, FITTED_ON = 64, 3, 4096
@@ -25,11 +23,9 @@ BATCH, REPEATS, FITTED_ON = 64, 3, 4096
 
 def system(study: Study, name: str, seed: int = 0) -> DualSystem:
     """The policy of a row as it is before training: weights do not change what it costs."""
-    recipe, arm = arm_recipe(study, seed, name), ARMS[name]
-    config = dataclasses.replace(recipe.policy, adapter=arm.adapter, planner=arm.planner)
-    decides = any(ARMS[step].vlm for step in behind(name))
-    vlm = DrivingVLM.make(recipe.vlm, seed=seed, texts=corpus() if recipe.stage1a.qa_share else ()) if decides else None
-    policy = DualSystem(config, Rig.default(), vlm=vlm, seed=seed)
+    policy = new_policy(arm_recipe(study, seed, name), adapter=ARMS[name].adapter)
+    if not any(ARMS[step].vlm for step in behind(name)):
+        policy.vlm = None
     policy.fit_planner(Samples.fake(FITTED_ON, Rig.fake()))
     return policy.eval()
 

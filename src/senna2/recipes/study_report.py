@@ -74,15 +74,12 @@ def run_study(
 def unmeasured(study: Study, queue: Queue, kept: Kept | None) -> list[str]:
     """Jobs whose rows (and figures) are not kept under the same key; with what they need they are all that is left."""
     rows = [n for n in measured_by(study, queue) if kept is None or not kept.has(n, queue.keys[n])]
-    if study.table == "baselines":
-        first = study.seeds[0]
-        drawn = [f"weighed/{name}" for name in PEERS
-                 if f"rows/{first}/{name}" in rows or _kept_figure(kept, f"weighed-{name}") is None]  # fmt: skip
-        return [*rows, *drawn, *([] if _kept_costs(queue, kept) else [COSTS])]
     first = study.seeds[0]
-    figures = [f"forced/{first}/{name}" for name in SHOWN
-               if f"rows/{first}/{name}" in rows or _kept_figure(kept, f"figure-A1-{name}") is None]  # fmt: skip
-    return [*rows, *figures]
+    ours = study.table == "results"
+    job, drawn, names = (f"forced/{first}/", "figure-A1-", SHOWN) if ours else ("weighed/", "weighed-", PEERS)
+    figures = [f"{job}{name}" for name in names
+               if f"rows/{first}/{name}" in rows or _kept_figure(kept, f"{drawn}{name}") is None]  # fmt: skip
+    return [*rows, *figures, *([] if ours or _kept_costs(queue, kept) else [COSTS])]
 
 
 def _open(out: Path, study: Study) -> None:

@@ -30,14 +30,19 @@ class RolloutFrames:
         return {"frames": float(n), **{name: float(m.mean()) for name, m in marked.items()}}
 
 
+def before_contact(rollout: Rollout) -> Array:
+    """(F,) bool: the frames before the first contact, whoever's fault it is."""
+    first = min((c.t_s for c in rollout.contacts), default=np.inf)
+    return np.asarray(rollout.t_F < first - 1e-6)
+
+
 def flags(rollout: Rollout, ttc_s: float, slow_share: float, behind_m: float) -> tuple[Array, Array, Array]:
     """(usable, m_s, m_e) of every frame (F,) bool.
 
     Usable ends at the first contact, whoever's fault it is. m_e: not m_s, speed under `slow_share` of both the
     limit and the expert's speed at the same place, and more than `behind_m` behind the expert at the same time.
     """
-    first = min((c.t_s for c in rollout.contacts), default=np.inf)
-    usable = rollout.t_F < first - 1e-6
+    usable = before_contact(rollout)
     safe = rollout.ttc_F < ttc_s
     t, v, s, _ = rollout.expert_E4.T
     v_there = np.interp(rollout.progress_F, s, v)

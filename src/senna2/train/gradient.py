@@ -30,16 +30,15 @@ from senna2.model.planners.dit import DiT
 from senna2.model.planners.knots import Reader
 from senna2.model.policy import DualSystem
 from senna2.model.scene import SceneTokens
-from senna2.rollouts import clip_seed
 from senna2.train.diagnostics import driving
 from senna2.train.distributed import Ranks
 from senna2.train.events import episode
-from senna2.train.frames import RolloutFrames, flags
-from senna2.train.levels import FrameStage
+from senna2.train.frames import RolloutFrames
+from senna2.train.levels import FrameStage, Heard
 from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.ppo import advantages, among_group, clipped, value_loss
 from senna2.train.returns import drive_return
-from senna2.train.rounds import CHUNK, begin_rounds, end_round, sampling, seen
+from senna2.train.rounds import CHUNK, begin_rounds, choices_in, end_round, noise_of, sampling, seen
 from senna2.train.sampling import draw_indices
 from senna2.train.stage1 import FULLY_TRAINED, freeze_except
 from senna2.types import Array, InputError, Rollout, Samples
@@ -84,9 +83,11 @@ class Critic(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """The choices of a round; `noise_NK2` is that from which DDIM started, `chosen_NK2` what was driven."""
+    """The choices of a round; `noise_NK2` is that from which DDIM started, `chosen_NK2` what was driven, `heard` what
+    the VLM says there."""
 
     frames: RolloutFrames
+    heard: Heard
     noise_NK2: torch.Tensor
     chosen_NK2: torch.Tensor
     old_logp_N: torch.Tensor
@@ -130,7 +131,7 @@ def choices_of(
     drives = [drive for group in groups for drive in group]
     returns = [np.array([drive_return(r, config.ttc_s) for r, _ in group]) for group in groups]
     ranked = np.concatenate([among_group(r) for r in returns])
-    at = [np.flatnonzero(np.isfinite(r.plans_FT2[:, 0, 0]) & flags(r, config.ttc_s, 0, 0)[0]) for r, _ in drives]
+    at = [choices_in(r) for r, _ in drives]
     if not any(len(a) for a in at):
         raise TrainingError("policy gradient: no drive holds a choice")
     samples = Samples.concatenate([seen(r, a) for (r, _), a in zip(drives, at, strict=True) if len(a)])
@@ -138,18 +139,19 @@ def choices_of(
     decisions = np.concatenate([r.decision_F2[a] for (r, _), a in zip(drives, at, strict=True)])
     nothing = np.zeros(len(samples), bool)
     frames = RolloutFrames(samples, nothing, nothing, decisions[:, 0], decisions[:, 1])
-    noise = [policy.sample_noise(torch.arange(len(a)), clip_seed(r.seed, r.clip))
-             for (r, _), a in zip(drives, at, strict=True) if len(a)]  # fmt: skip
+    with sampling(policy, explore=config.explore):
+        drawn = torch.cat([noise_of(policy, r, len(a)) for (r, _), a in zip(drives, at, strict=True)])
+    noise = drawn[:, : policy.config.coefficients]  # the rest of it was the exploration
     driven = np.concatenate([r.plans_FT2[a] for (r, _), a in zip(drives, at, strict=True)])
     reader = FrameStage(policy, frames, 0)
-    chosen, logp, value = _before(policy, critic, reader, torch.cat(noise).to(policy.device), driven, config)
+    chosen, logp, value = _before(policy, critic, reader, noise, driven, config)
     start, advantage = 0, []
     for k, ((rollout, expert), a) in enumerate(zip(drives, at, strict=True)):
         here = value[start : start + len(a)].double().cpu().numpy()
         start += len(a)
         advantage.append(np.full(len(a), ranked[k]) if critic is None else
                          _by_events(rollout, expert, a, here, config))  # fmt: skip
-    found = Choices(frames, torch.cat(noise).to(policy.device), chosen, logp, value,
+    found = Choices(frames, reader.heard, noise, chosen, logp, value,
                     torch.as_tensor(np.concatenate(advantage), dtype=torch.float32, device=policy.device))  # fmt: skip
     return found, {**driving([r for r, _ in drives]), "return": float(np.mean(np.concatenate(returns)))}
 
@@ -206,7 +208,7 @@ class GradientStage(FrameStage):
     def __init__(
         self, policy: DualSystem, critic: Critic | None, choices: Choices, config: PolicyGradient, seed: int
     ) -> None:
-        super().__init__(policy, choices.frames, seed)
+        super().__init__(policy, choices.frames, seed, choices.heard)
         self.critic, self.choices, self.config = critic, choices, config
         self.pool_N = np.arange(len(choices.frames.samples))
         if critic is None:  # where all drives of a clip ended alike there is nothing to learn

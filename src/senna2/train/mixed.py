@@ -14,7 +14,7 @@ from senna2.train.frames import RolloutFrames
 from senna2.train.levels import Heard, LowLevel, Stage3
 from senna2.train.loop import Loss
 from senna2.train.sampling import draw_indices
-from senna2.train.stage1 import Store
+from senna2.train.stage1 import Store, unspoken
 from senna2.types import Array, Samples
 
 
@@ -31,8 +31,9 @@ class LowLevelMixed(LowLevel):
     ) -> None:  # fmt: skip
         super().__init__(policy, anchor, frames, config, seed, heard)
         self.store = store
-        silent_N = np.array([not said for said in store.states.instruction_N], bool)
-        self.pool_N = np.flatnonzero(silent_N & (store.states.speed_N >= 0) & (store.states.direction_N >= 0))
+        self.pool_N = np.flatnonzero(
+            unspoken(store.states) & (store.states.speed_N >= 0) & (store.states.direction_N >= 0)
+        )
 
     def draw(self, step: int, batch: int) -> Array:
         shown = self.pool_N[draw_indices(len(self.pool_N), batch, step, self.seed + 2)]

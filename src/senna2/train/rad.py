@@ -34,7 +34,7 @@ from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.ppo import advantages, clipped, inside, value_loss
 from senna2.train.rounds import begin_rounds, encoded, end_round, sampling, seen
 from senna2.train.sampling import draw_indices
-from senna2.train.stage1 import PolicyStage, Store, freeze_except
+from senna2.train.stage1 import PolicyStage, Store, freeze_except, natural
 from senna2.types import Array, InputError, Rollout, Samples
 
 __all__ = ["Drives", "Reinforce", "run_rad"]
@@ -166,9 +166,7 @@ class RadStage(PolicyStage):
     def __init__(self, policy: DualSystem, frames: Frames, store: Store, config: Reinforce, seed: int) -> None:
         super().__init__(policy, seed)
         self.planner, self.frames, self.store, self.config = _rad(policy), frames, store, config
-        # As in 1b: nobody told the planner that the expert was forced, nor what a passenger said.
-        silent_N = np.array([not said for said in store.states.instruction_N], bool)
-        self.pool_N = np.flatnonzero(~store.states.counterfactual_N & silent_N)
+        self.pool_N = natural(store.states)
 
     def draw(self, step: int, batch: int) -> Array:
         every = self.config.imitation_every
@@ -189,9 +187,10 @@ class RadStage(PolicyStage):
             tensors = Batch.from_samples(samples, self.device)
             with torch.no_grad():
                 scene = self.policy.encode(tensors)
-            loss = self.policy.planning_loss(scene, None, tensors, seed=self.seed, step=step).mean()
+            loss_B = self.policy.planning_loss(scene, None, tensors, seed=self.seed, step=step)
+            loss = loss_B.sum() / self.config.imitation_batch
             return loss, {"imitation": float(loss.detach())}
-        found = self.reinforced(index)
+        found = {name: term * (len(index) / batch) for name, term in self.reinforced(index).items()}
         return torch.stack([*found.values()]).sum(), {k: float(v.detach()) for k, v in found.items()}
 
     def reinforced(self, index: Array) -> dict[str, torch.Tensor]:

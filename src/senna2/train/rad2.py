@@ -25,14 +25,13 @@ from senna2.model.batch import Batch
 from senna2.model.planners.rad2 import Rad2
 from senna2.model.policy import DualSystem
 from senna2.model.scene import SceneTokens
-from senna2.rollouts import clip_seed
 from senna2.train.diagnostics import driving, retimed
 from senna2.train.distributed import Ranks
 from senna2.train.frames import flags
 from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.ppo import among_group, clipped
 from senna2.train.returns import drive_return
-from senna2.train.rounds import CHUNK, begin_rounds, encoded, end_round, sampling, seen
+from senna2.train.rounds import CHUNK, begin_rounds, choices_in, encoded, end_round, noise_of, sampling, seen
 from senna2.train.sampling import draw_indices
 from senna2.train.stage1 import PolicyStage, freeze_except
 from senna2.types import PLAN_DT, Array, InputError, Rollout, Samples
@@ -115,20 +114,17 @@ def _rad2(policy: DualSystem) -> Rad2:
 def choices_of(policy: DualSystem, groups: Groups, config: Rerank) -> tuple[Choices, dict[str, float]]:
     """The choices before anything was touched, with the candidates they were made among, and how the drives went."""
     returns = [np.array([drive_return(r, config.ttc_s) for r in group]) for group in groups]
-    parts: list[tuple[Rollout, Array, Array, float, Array, Array]] = []
+    parts: list[tuple[Rollout, Array, float, Array, Array]] = []
     for group, of_group in zip(groups, returns, strict=True):
         for rollout, advantage in zip(group, among_group(of_group), strict=True):
-            usable, risky, slow = flags(rollout, config.ttc_s, config.slow_share, config.behind_m)
-            made = np.isfinite(rollout.plans_FT2[:, 0, 0])
-            frames = np.flatnonzero(made & usable)
+            _, risky, slow = flags(rollout, config.ttc_s, config.slow_share, config.behind_m)
+            frames = choices_in(rollout)
             if len(frames):
-                number = np.cumsum(made)[frames] - 1  # the policy's noise is keyed by the number of its plan
-                parts.append((rollout, frames, number, float(advantage), risky[frames], slow[frames]))
+                parts.append((rollout, frames, float(advantage), risky[frames], slow[frames]))
     if not parts:
         raise TrainingError("stage rad2: no drive holds a choice")
     samples = Samples.concatenate([seen(r, frames) for r, frames, *_ in parts])
-    noise = torch.cat([policy.sample_noise(torch.as_tensor(number), clip_seed(r.seed, r.clip))
-                       for r, _, number, *_ in parts])  # fmt: skip
+    noise = torch.cat([noise_of(policy, r, len(frames)) for r, frames, *_ in parts])
     driven = torch.as_tensor(np.concatenate([r.plans_FT2[frames] for r, frames, *_ in parts]), dtype=torch.float32,
                              device=policy.device)  # fmt: skip
     scene = encoded(policy, samples)
@@ -140,8 +136,8 @@ def choices_of(policy: DualSystem, groups: Groups, config: Rerank) -> tuple[Choi
     if worst > SAME_M:
         raise TrainingError(f"stage rad2: a driven plan is {worst:.3f} m from every candidate: another policy's")
     logp = scores.log_softmax(1).gather(1, chosen[:, None])[:, 0]
-    advantage_N = np.concatenate([np.full(len(frames), a) for _, frames, _, a, *_ in parts])
-    m_s, m_e = (torch.as_tensor(np.concatenate([p[k] for p in parts]), device=policy.device) for k in (4, 5))
+    advantage_N = np.concatenate([np.full(len(frames), a) for _, frames, a, *_ in parts])
+    m_s, m_e = (torch.as_tensor(np.concatenate([p[k] for p in parts]), device=policy.device) for k in (3, 4))
     target = torch.where(m_s[:, None, None], retimed(driven, -config.brake, PLAN_DT), driven)
     target = torch.where(m_e[:, None, None], retimed(driven, config.go, PLAN_DT), target)
     found = Choices(samples, scene, plans, chosen, logp,
@@ -206,13 +202,13 @@ class Generate(_ChoiceStage):
 
     def __init__(self, policy: DualSystem, choices: Choices, seed: int) -> None:
         super().__init__(policy, choices, seed, np.arange(len(choices)))
-        for name, p in policy.named_parameters():
-            p.requires_grad_(name.startswith("planner.") and not name.startswith("planner.discriminator."))
+        freeze_except(policy, ("planner.",))
+        self.planner.discriminator.requires_grad_(False)
 
     def loss(self, data: tuple[torch.Tensor, Samples], step: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         at, samples = data
-        tensors = replace(Batch.from_samples(samples, self.device), future_BT2=self.choices.target_NT2[at])
-        tensors = replace(tensors, index_B=at.cpu())
+        tensors = replace(Batch.from_samples(samples, self.device), future_BT2=self.choices.target_NT2[at],
+                          index_B=at.cpu())  # fmt: skip
         scene = self.choices.scene.take(at)
         loss = self.policy.planning_loss(scene, None, tensors, seed=self.seed, step=step).sum() / batch
         return loss, {"generator": float(loss.detach())}

@@ -13,12 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from senna2.model.batch import Batch
 from senna2.model.policy import DualSystem
 from senna2.model.scene import SceneTokens
+from senna2.rollouts import clip_seed
 from senna2.train.distributed import Ranks
+from senna2.train.frames import before_contact
 from senna2.train.loop import append_row
 from senna2.types import Array, InputError, Rollout, Samples
 
@@ -61,6 +64,16 @@ def end_round(policy: DualSystem, out: Path, row: dict[str, float]) -> None:
     append_row(out / "log.jsonl", row)
     policy.save_pretrained(out / f"round-{number}", {})
     shutil.rmtree(out / f"round-{number - 1}", ignore_errors=True)
+
+
+def choices_in(rollout: Rollout) -> Array:
+    """Frames at which a plan was made, up to the first contact."""
+    return np.flatnonzero(np.isfinite(rollout.plans_FT2[:, 0, 0]) & before_contact(rollout))
+
+
+def noise_of(policy: DualSystem, rollout: Rollout, count: int) -> torch.Tensor:
+    """The noise of a drive's first `count` plans: a policy keys it by the number of the plan since the start."""
+    return policy.sample_noise(torch.arange(count), clip_seed(rollout.seed, rollout.clip))
 
 
 def seen(rollout: Rollout, frames: Sequence[int] | Array) -> Samples:

@@ -212,8 +212,7 @@ class PlannerStage(SampleStage):
         config = config.effective()
         self.config = config
         # Alone, the planner can know neither that the expert was forced nor what a passenger said.
-        silent_N = np.array([not said for said in store.states.instruction_N], bool)
-        self.pool_N = np.flatnonzero(~store.states.counterfactual_N & silent_N)
+        self.pool_N = natural(store.states)
         self.weights_N = careful_weights(store.states.take(self.pool_N), config.careful)
 
     def loss(self, data: Samples, step: int, batch: int) -> tuple[Loss, dict[str, float]]:
@@ -271,6 +270,16 @@ def e2e_loss(
         total_B = total_B + config.perception_weight * loss_B
         values[name] = float(loss_B.detach().sum()) / batch
     return total_B.sum() / batch, values
+
+
+def unspoken(states: Samples) -> Array:
+    """(N,) bool: no passenger had said anything."""
+    return np.array([not said for said in states.instruction_N], bool)
+
+
+def natural(states: Samples) -> Array:
+    """Positions of the samples whose future a planner alone can know: nobody forced the expert or told it anything."""
+    return np.flatnonzero(~states.counterfactual_N & unspoken(states))
 
 
 def careful_weights(states: Samples, factor: float) -> Array | None:

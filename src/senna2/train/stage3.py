@@ -129,11 +129,8 @@ def _learn(
         faster = config.high.lr / config.low.lr
         return train(Together(policy, anchor, frames, config, key, heard), config.low, folder / "together",
                      lr_scale=lambda name: faster if name.startswith("vlm.") else 1.0, **common)  # fmt: skip
-    low = (
-        LowLevel(policy, anchor, frames, config, key, heard)
-        if not config.imitation or store is None
-        else (LowLevelMixed(policy, anchor, frames, config, key, heard, store))
-    )
+    learner = (policy, anchor, frames, config, key, heard)
+    low = LowLevelMixed(*learner, store) if config.imitation and store is not None else LowLevel(*learner)
     log = train(low, config.low, folder / "low", **common)
     if policy.vlm is not None:
         # L_low leaves the VLM as it is: what was heard still holds.

@@ -124,7 +124,7 @@ class Planner(ABC, Told):
         """What the planner weighs at this instant, to look at: plans (B, M, T, 2) in m and their weights (B, M), which
         add up to 1. By default a plan for each of `draws` noises, or the only one there is."""
         count = draws if self.noise_shape != (0,) else 1
-        noises = [keyed_noise(batch.index_B, seed, k, self.noise_shape, SAMPLE).to(self.device) for k in range(count)]
+        noises = [self.sample_noise(batch.index_B, seed, k) for k in range(count)]
         plans = torch.stack([self.plan(scene, f_vlm, batch, noise=noise) for noise in noises], 1)
         return plans, plans.new_full(plans.shape[:2], 1 / count)
 
@@ -132,6 +132,10 @@ class Planner(ABC, Told):
     def noise_shape(self) -> tuple[int, ...]:
         """What `plan` needs of noise for one sample; (0,) for a planner that draws nothing."""
         return (0,)
+
+    def sample_noise(self, index_B: Tensor, seed: int, step: int = 0) -> Tensor:
+        """(B, *noise_shape) to plan from, keyed by (index, seed, step)."""
+        return keyed_noise(index_B, seed, step, self.noise_shape, SAMPLE).to(self.device)
 
     @property
     def device(self) -> torch.device:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senna2.model.batch import Batch
-from senna2.model.diffusion import SAMPLE, Schedule, keyed_noise, keyed_uniform
+from senna2.model.diffusion import Schedule, keyed_noise, keyed_uniform
 from senna2.model.layers import mlp, sines, zero, zero_last
 from senna2.model.planners.knots import KnotPlanner, Reader, point_encoding
 from senna2.model.planners.vocabulary import clustered_plans
@@ -161,7 +161,7 @@ class DiffusionDrive(KnotPlanner):
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int = 0, draws: int = 16
     ) -> tuple[Tensor, Tensor]:
         """The mode of every anchor, by its share of the scores."""
-        noise = keyed_noise(batch.index_B, seed, 0, self.noise_shape, SAMPLE).to(self.device)
+        noise = self.sample_noise(batch.index_B, seed)
         plans, logit = self.modes(scene, f_vlm, batch, noise=noise)
         score = logit.sigmoid()
         return self.to_plan(plans, batch), score / score.sum(1, keepdim=True)

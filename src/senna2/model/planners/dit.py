@@ -181,10 +181,16 @@ class DiT(Planner):
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
     ) -> Tensor:
         """(B, K, 2) DDIM's plan in the coefficients of the basis."""
+        return self.denoised(scene, f_vlm, batch, noise=noise[:, None], steps=steps)[:, 0]
+
+    def denoised(
+        self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
+    ) -> Tensor:
+        """(B, D, K, 2) by DDIM from as many noises, which share the scene."""
         c = self.config
 
-        def denoise(x_BK2: Tensor, t_B: Tensor) -> Tensor:
-            return self._denoise(x_BK2[:, None], t_B[:, None], scene, f_vlm, batch)[:, 0]
+        def denoise(x_BDK2: Tensor, t_B: Tensor) -> Tensor:
+            return self._denoise(x_BDK2, t_B[:, None].expand(-1, x_BDK2.shape[1]), scene, f_vlm, batch)
 
         return self.schedule.ddim(
             denoise, noise, prediction=c.prediction, steps=steps or c.ddim_steps, t_start=c.t_start

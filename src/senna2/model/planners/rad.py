@@ -116,8 +116,7 @@ class Rad(Planner):
     ) -> tuple[Tensor, Tensor]:
         """The likeliest cells, as many as four times `draws`, by their probability among these."""
         beliefs = self.believe(scene, f_vlm, batch)
-        rows = torch.arange(anchors.BINS, device=beliefs.along_BG.device)
-        across = beliefs.across_BG[:, None].masked_fill(~self.valid_GG[rows], -torch.inf).log_softmax(-1)
+        across = beliefs.across_BG[:, None].masked_fill(~self.valid_GG, -torch.inf).log_softmax(-1)
         joint = (beliefs.along_BG.log_softmax(-1)[..., None] + across).flatten(1)
         logp, cell = joint.topk(4 * draws, dim=1)
         plans = self.to_plan(self.cells_GG2.flatten(0, 1)[cell], batch.motion_B4[:, 0])

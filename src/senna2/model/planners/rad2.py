@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from senna2.model.batch import Batch
-from senna2.model.diffusion import SAMPLE, keyed_noise
 from senna2.model.layers import Attention, mlp, sines, zero_last
 from senna2.model.planners.dit import DiT
 from senna2.model.planners.knots import Reader
@@ -83,13 +82,7 @@ class Rad2(DiT):
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, noise: Tensor, steps: int | None = None
     ) -> Tensor:
         """(B, M, T, 2) m, by DDIM from `noise` (B, M + 1, K, 2)."""
-        c = self.config
-
-        def denoise(x_BMK2: Tensor, t_B: Tensor) -> Tensor:
-            return self._denoise(x_BMK2, t_B[:, None].expand(-1, x_BMK2.shape[1]), scene, f_vlm, batch)
-
-        z = self.schedule.ddim(denoise, noise[:, :-1], prediction=c.prediction, steps=steps or c.ddim_steps,
-                               t_start=c.t_start)  # fmt: skip
+        z = self.denoised(scene, f_vlm, batch, noise=noise[:, :-1], steps=steps)
         return self._reference(batch)[:, None] + self._known().decode(z)
 
     def scores(self, plans_BMT2: Tensor, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch) -> Tensor:
@@ -116,6 +109,6 @@ class Rad2(DiT):
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int = 0, draws: int = 16
     ) -> tuple[Tensor, Tensor]:
         """The candidates, by the discriminator's scores."""
-        noise = keyed_noise(batch.index_B, seed, 0, self.noise_shape, SAMPLE).to(self.device)
+        noise = self.sample_noise(batch.index_B, seed)
         plans = self.candidates(scene, f_vlm, batch, noise=noise)
         return plans, self.scores(plans, scene, f_vlm, batch).softmax(1)

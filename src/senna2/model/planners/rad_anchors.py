@@ -30,22 +30,16 @@ def grid() -> Array:
     return np.stack([x, y], -1)
 
 
-def curvature(ends_2: Array) -> Array:
-    """(…,) 1/m of the arc that leaves the origin along x and ends at (x, y)."""
-    square = (ends_2**2).sum(-1)
-    return np.divide(2 * ends_2[..., 1], square, out=np.zeros_like(square), where=square > 0)
-
-
 def valid() -> Array:
     """(61, 61) bool: cells that the bicycle reaches; of the first row, only to stay."""
-    ends = grid()
-    fine = np.abs(curvature(ends)) <= math.tan(MOST_STEER) / WHEELBASE
+    _, kappa = arc_length(torch.tensor(grid()))
+    fine = np.abs(kappa.numpy()) <= math.tan(MOST_STEER) / WHEELBASE
     fine[0] = np.arange(BINS) == MIDDLE
     return np.asarray(fine)
 
 
 def arc_length(ends_2: Tensor) -> tuple[Tensor, Tensor]:
-    """(…,) length in m and curvature in 1/m of the arc to each point."""
+    """(…,) length in m and curvature in 1/m of the arc that leaves the origin along x and ends at each point."""
     x, y = ends_2.unbind(-1)
     square = x * x + y * y
     return square.sqrt() / torch.sinc(torch.atan2(y, x) / math.pi), 2 * y / square.clamp_min(1e-9)

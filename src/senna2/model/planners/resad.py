@@ -176,6 +176,6 @@ class ResAd(KnotPlanner):
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int = 0, draws: int = 16
     ) -> tuple[Tensor, Tensor]:
         """The candidates, by what the ranker says of them."""
-        noise = keyed_noise(batch.index_B, seed, 0, self.noise_shape, SAMPLE).to(self.device)
+        noise = self.sample_noise(batch.index_B, seed)
         plans = self.candidates(scene, f_vlm, batch, noise=noise)
         return self.to_plan(plans, batch), self.ranking(plans, scene, f_vlm, batch).softmax(1)
