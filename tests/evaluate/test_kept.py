@@ -8,8 +8,9 @@ import pytest
 from senna2.evaluate.closed_loop import closed_loop
 from senna2.evaluate.consistency import consistency
 from senna2.evaluate.control import control
-from senna2.evaluate.kept import joined, load_suites, save_suites
+from senna2.evaluate.kept import joined, load_suites, save_suites, untrained
 from senna2.evaluate.open_loop import open_loop
+from senna2.evaluate.stats import ANY_SEED, paired_difference
 from senna2.recipes.rows import load_row
 from senna2.types import InputError, Plans, Rig, Rollout, Samples, Speed, VehicleShape
 
@@ -75,6 +76,16 @@ def test_a_class_that_one_seed_has_counts_for_it_alone():
     assert together["consistency"]["stop"].per_seed[1] is not None
     apart = joined([{"consistency": consistency(samples, {s: p})} for s, p in plans.items()])
     _same(together, apart, notes=False)  # a note may say that one seed lacks a class
+
+
+def test_what_no_seed_changes_goes_with_every_seed():
+    both, second, baseline = joined([_suites((0,)), _suites((1,))]), joined([_suites((1,))]), untrained(_suites((0,)))
+    assert both["consistency"]["ceiling"].units.seeds == (ANY_SEED,) == second["consistency"]["ceiling"].units.seeds
+    _same(baseline, _suites((0,)))
+    for suite, metric in (("open_loop", "fde_m"), ("control", "ratio_keep")):  # sums, and a median over frames
+        mine, theirs = both[suite][metric], baseline[suite][metric]
+        assert paired_difference(mine, theirs)["difference"] == pytest.approx(mine.value - theirs.value)
+        assert paired_difference(mine, second[suite][metric])["difference"] == pytest.approx(0)  # of seed 1 alone
 
 
 def test_suites_come_back_as_they_were(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from senna2.evaluate.metrics import MetricValue
-from senna2.evaluate.stats import Sums, measure, paired
+from senna2.evaluate.stats import ANY_SEED, Sums, measure, paired, paired_difference
 from senna2.recipes.claims import NAMES, claims, evidence, validate_claims
 from senna2.types import InputError
 
@@ -193,7 +193,7 @@ def _study(seed=0) -> dict:
     noise = rng.normal(0, 0.002, (3, 40))
     f1 = {"senna@long": base - 0.1, "senna2@1": base - 0.1, "senna2@1long": base - 0.09, "senna2@2": base - 0.05,
           "senna2": base - 0.02}  # fmt: skip
-    return {name: {"consistency": {"avg": _units(v + noise), "ceiling": _units(base + 0.1, (0,))},
+    return {name: {"consistency": {"avg": _units(v + noise), "ceiling": _units(base + 0.1, (ANY_SEED,))},
                    "open_loop": {"fde_m": _units(v + 1 + noise)}} for name, v in f1.items()}  # fmt: skip
 
 
@@ -212,11 +212,23 @@ def test_gap_reductions_come_out_at_what_was_put_in():
 def test_pairing_takes_out_what_clips_have_in_common():
     """The clips differ far more than the policies do; paired, the interval is narrow all the same."""
     study = _study()
-    value, ci, n = paired([study[p]["open_loop"]["fde_m"] for p in ("senna2@2", "senna2@1")], np.subtract)
+    value, ci, n, seeds = paired([study[p]["open_loop"]["fde_m"] for p in ("senna2@2", "senna2@1")], np.subtract)
     assert value == pytest.approx(0.05, abs=1e-3)
     assert ci is not None
     assert ci[1] - ci[0] < 0.01
-    assert n == 40
+    assert (n, seeds) == (40, 3)
+
+
+def test_pairing_uses_common_seeds_alone():
+    """Seed 0 is bad for everybody: a policy that was not trained with it has no advantage from that."""
+    both = _units([[5.0, 5.0], [1.0, 2.0]], (0, 1))
+    second = _units([[2.0, 3.0]], (1,))
+    assert paired([second, both], np.subtract)[::3] == (pytest.approx(1.0), 1)
+    assert paired_difference(second, both)["difference"] == pytest.approx(1.0)
+    assert paired([both, _units([[4.0, 4.5]], (ANY_SEED,))], np.subtract)[::3] == (pytest.approx(-1.0), 2)
+    elsewhere = _units([[2.0, 3.0]], (7,))
+    assert paired([elsewhere, both], np.subtract) == (None, None, 0, 0)
+    assert paired_difference(elsewhere, both)["paired_over"] == 0
 
 
 def test_pairing_uses_common_clips_alone():

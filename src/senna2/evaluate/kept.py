@@ -18,7 +18,7 @@ from senna2.arrays import load_arrays, save_arrays
 from senna2.evaluate.consistency import STATISTICS, average_f1
 from senna2.evaluate.metrics import SUITES, MetricValue
 from senna2.evaluate.results import Suites
-from senna2.evaluate.stats import Frames, Sums, Units, measure, ratio
+from senna2.evaluate.stats import ANY_SEED, Frames, Sums, Units, measure, ratio
 from senna2.types import Array, InputError
 
 SCHEMA = "senna2.suites/1"
@@ -47,20 +47,36 @@ def joined(parts: Sequence[Suites]) -> dict[str, dict[str, MetricValue]]:
     return out
 
 
+def untrained(suites: Suites) -> dict[str, dict[str, MetricValue]]:
+    """The suites of a policy that no training seed changes."""
+    return {suite: {m: of_any_seed(v) for m, v in values.items()} for suite, values in suites.items()}
+
+
 def _joined(values: Sequence[MetricValue], where: str) -> MetricValue:
     first = values[0]
+    if where == "consistency.ceiling":  # the samples' own, whatever was trained
+        return of_any_seed(first)
     if len(values) == 1:
         return first
     told = [v for v in values if v.value is not None] or values  # why one seed has none is no note on the others
     note = " / ".join(dict.fromkeys(v.note for v in told if v.note))
     if all(v.units is None for v in values):
         return MetricValue(None, None, first.n, [s for v in values for s in v.per_seed], note)
-    if where == "consistency.ceiling":  # the samples' own, whatever was trained
-        return first
     units = [v.units for v in values if v.units is not None]
     # Frames of drives are counted over all seeds, samples once.
     n = sum(v.n for v in values) if where == "closed_loop.consistency_avg" else max(v.n for v in values)
     return measure(join_units(units, where), n, note)
+
+
+def of_any_seed(value: MetricValue) -> MetricValue:
+    """The same value, said to be of `ANY_SEED`: it goes with every training seed when policies are compared."""
+    units = value.units
+    if isinstance(units, Sums):
+        return replace(value, units=replace(units, seeds=(ANY_SEED,)))
+    if isinstance(units, Frames):
+        seed_M = np.full_like(units.seed_M, ANY_SEED)
+        return replace(value, units=replace(units, seeds=(ANY_SEED,), seed_M=seed_M))
+    return value
 
 
 def join_units(units: Sequence[Units], where: str) -> Units:

@@ -20,6 +20,7 @@ from senna2.types import Array, InputError
 
 DRAWS = 2000
 LEVEL = 0.95
+ANY_SEED = -1  # of what no training seed changes: baselines that learn nothing, the ceiling of the labels
 
 
 class Units(Protocol):
@@ -39,6 +40,10 @@ class Units(Protocol):
 
     def only(self, clips: Sequence[str]) -> Self:
         """The same metric on these clips, in this order."""
+        ...
+
+    def of(self, seeds: Sequence[int]) -> Self:
+        """The same metric of these seeds alone."""
         ...
 
 
@@ -73,6 +78,10 @@ class Sums:
         index = [self.clips.index(c) for c in clips]
         return replace(self, clips=tuple(clips), counts_SCK=self.counts_SCK[:, index])
 
+    def of(self, seeds: Sequence[int]) -> Self:
+        index = [self.seeds.index(s) for s in seeds]
+        return replace(self, seeds=tuple(seeds), counts_SCK=self.counts_SCK[index])
+
 
 @dataclass(frozen=True, eq=False)
 class Frames:
@@ -100,6 +109,11 @@ class Frames:
         keep = np.isin(self.clip_M, list(new))
         clip = np.array([new[c] for c in self.clip_M[keep]], int)
         return replace(self, clips=tuple(clips), values_M=self.values_M[keep], clip_M=clip, seed_M=self.seed_M[keep])
+
+    def of(self, seeds: Sequence[int]) -> Self:
+        keep = np.isin(self.seed_M, list(seeds))
+        return replace(self, seeds=tuple(seeds), values_M=self.values_M[keep], clip_M=self.clip_M[keep],
+                       seed_M=self.seed_M[keep])  # fmt: skip
 
 
 def _weighted_median(sorted_values: Array, weights: Array) -> float:
@@ -176,8 +190,20 @@ def missing(note: str, seeds: int = 0) -> MetricValue:
     return MetricValue(None, None, 0, [None] * seeds, note)
 
 
+def alike(units: Sequence[Units]) -> list[Units]:
+    """The same metrics on the clips and of the training seeds that all have: a seed that one policy lacks says nothing
+    about the difference of two. `ANY_SEED` goes with every seed. Empty where they share no clip or no seed."""
+    others = [set(u.clips) for u in units[1:]]
+    clips = [c for c in units[0].clips if all(c in o for o in others)]
+    seeded = [u for u in units if ANY_SEED not in u.seeds]
+    seeds = [s for s in seeded[0].seeds if all(s in u.seeds for u in seeded)] if seeded else [ANY_SEED]
+    if not clips or not seeds:
+        return []
+    return [(u if ANY_SEED in u.seeds else u.of(seeds)).only(clips) for u in units]
+
+
 def paired_difference(a: MetricValue, b: MetricValue) -> dict[str, Any]:
-    """a − b on the clips that both have, clips drawn in pairs.
+    """a − b on the clips and of the training seeds that both have, clips drawn in pairs.
 
     Returns difference, relative (over |b|, None if b is 0), ci95 and paired_over (the number of clips); all
     None where either does not exist.
@@ -185,11 +211,11 @@ def paired_difference(a: MetricValue, b: MetricValue) -> dict[str, Any]:
     nothing = {"difference": None, "relative": None, "ci95": None, "paired_over": 0}
     if a.units is None or b.units is None or a.value is None or b.value is None:
         return nothing
-    others = set(b.units.clips)
-    clips = [c for c in a.units.clips if c in others]
-    if not clips:
+    same = alike([a.units, b.units])
+    if not same:
         return nothing
-    first, second = a.units.only(clips), b.units.only(clips)
+    first, second = same
+    clips = first.clips
     one = np.ones((1, len(clips)))
     of_a, of_b = float(first.at(one)[0]), float(second.at(one)[0])
     difference = of_a - of_b
@@ -205,24 +231,24 @@ def paired_difference(a: MetricValue, b: MetricValue) -> dict[str, Any]:
 
 def paired(
     values: Sequence[MetricValue], of: Callable[..., Array]
-) -> tuple[float | None, tuple[float, float] | None, int]:
-    """`of(*values)` on the clips that all have, with its interval: clips are drawn once for all of them.
+) -> tuple[float | None, tuple[float, float] | None, int, int]:
+    """`of(*values)` on the clips and of the training seeds that all have, with its interval: clips are drawn once for
+    all of them.
 
-    Returns (value, ci95, number of clips); None where it does not exist. Raises `InputError` for a metric that does not
-    say what it was made of.
+    Returns (value, ci95, number of clips, number of seeds); None where it does not exist. Raises `InputError` for a
+    metric that does not say what it was made of.
     """
     units = [v.units for v in values if v.units is not None]
     if len(units) < len(values) or not units:
         raise InputError("paired: a metric has no units, so that its clips cannot be drawn again")
-    others = [set(u.clips) for u in units[1:]]
-    clips = [c for c in units[0].clips if all(c in o for o in others)]
-    if not clips:
-        return None, None, 0
-    same = [u.only(clips) for u in units]
-    value = float(of(*(u.at(np.ones((1, len(clips)))) for u in same))[0])
+    same = alike(units)
+    if not same:
+        return None, None, 0, 0
+    clips, seeds = len(same[0].clips), max(len(u.seeds) for u in same)
+    value = float(of(*(u.at(np.ones((1, clips))) for u in same))[0])
     if not np.isfinite(value):
-        return None, None, len(clips)
-    if len(clips) < 2:
-        return value, None, len(clips)
-    weights = clip_weights(len(clips))
-    return value, _percentiles(of(*(u.at(weights) for u in same))), len(clips)
+        return None, None, clips, seeds
+    if clips < 2:
+        return value, None, clips, seeds
+    weights = clip_weights(clips)
+    return value, _percentiles(of(*(u.at(weights) for u in same))), clips, seeds

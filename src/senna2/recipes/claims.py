@@ -96,11 +96,9 @@ def evidence(policies: Policies) -> dict[str, Any]:
         if any(v is None or v.value is None or v.units is None for v in values):
             continue
         known = [v for v in values if v is not None]
-        value, ci, n = paired(known, quantity.of)
-        # The ceiling and the baselines have no training seed; the trained policy comes first, or after the ceiling.
-        trained = known[1] if quantity.metrics[0].endswith(".ceiling") else known[0]
+        value, ci, n, seeds = paired(known, quantity.of)
         found[name] = {"value": finite(value), "ci95": None if ci is None else [finite(c) for c in ci], "n": n,
-                       "n_seeds": len([s for s in trained.per_seed if s is not None])}  # fmt: skip
+                       "n_seeds": seeds}  # fmt: skip
     return found
 
 
@@ -269,9 +267,10 @@ def _adapter(r: _Reader) -> Claim:
     if any(p["value"] is None for p in (*f1.values(), *fde.values())):
         return Claim(None, 0.0, "higher")
     least = min(f1.values(), key=lambda p: p["value"])
+    seeds = min(p["n_seeds"] for p in (*f1.values(), *fde.values()))
     guards = {f"f1_over_{k}_upper": Guard(_end(p, 1), 0.0) for k, p in f1.items()}
     guards |= {f"fde_over_{k}_lower": Guard(_end(p, 0), 0.0, at_least=False) for k, p in fde.items()}
-    return Claim(aim=0.0, better="higher", interval="not_below", guards=guards, **least)
+    return Claim(aim=0.0, better="higher", interval="not_below", guards=guards, **{**least, "n_seeds": seeds})
 
 
 def _end(proof: Json, which: int) -> float | None:

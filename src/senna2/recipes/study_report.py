@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from senna2.config import load_json, to_dict
-from senna2.evaluate.kept import joined
+from senna2.evaluate.kept import joined, untrained
 from senna2.evaluate.results import assemble, compare, write_results
 from senna2.evaluate.stats import Frames
 from senna2.files import write_json
@@ -232,7 +232,7 @@ def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
         for who in (name, name + SHOWCASE):
             parts = [row.policies[who] for row in rows[name] if who in row.policies]
             if parts:
-                found.suites[who] = joined(parts)
+                found.suites[who] = untrained(parts[0]) if name in BASELINES else joined(parts)
     spoken = [row.spoken for row in rows.get("senna2", []) if row.spoken is not None]
     if spoken:
         found.least_class_share = least_class_share(spoken)
