@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def demo_verb(weights: Path | None, out: Path, *, workers: int | None, seed: int
         raise InputError(f"--out {out}: is not empty and not a demo of senna2; choose another folder")
     clips = {family: seeds[0] for family, seeds in SHOWCASE.items()}
     jobs = [(out, family, clip, specs, seed) for family, clip in clips.items()]
+    began = time.perf_counter()
     played = run_jobs(_play, jobs, workers=workers, label="demo")
     rollouts = [r for both, _ in played for r in both]
     results = assemble(
@@ -53,6 +55,7 @@ def demo_verb(weights: Path | None, out: Path, *, workers: int | None, seed: int
         seeds=[seed],
         policies={name: {"closed_loop": closed_loop([r for r in rollouts if r.policy == name])} for name in specs},
         clips=[clip_row(r, f"videos/{r.family}.mp4") for r in rollouts],
+        timings_s={"drives and videos": time.perf_counter() - began},
     )
     write_results(out / "results.json", results)
     write_report(results, out, media=[video for _, video in played])

@@ -1,12 +1,7 @@
-"""Figures of control: relative speed under forced decisions, speed and mileage of forced drives. SVG by
-matplotlib.
-
-Text stays text and the ids are fixed, so that two equal runs give equal pages.
-"""
+"""Figures of control: relative speed under forced decisions, speed and mileage of forced drives."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,36 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from scipy.stats import gaussian_kde
 
+from senna2.report.drawing import COLOUR, STYLE, WIDTH, prefixed, svg_of
 from senna2.report.media import Figure
 from senna2.types import Array, Rollout, Speed
 
-COLOUR = {
-    "ACCELERATE": "#0f766e", "KEEP SPEED": "#475569", "DECELERATE": "#c2410c", "STOP": "#991b1b", "normal": "#1d4ed8",
-}  # fmt: skip
 NAME = {
     Speed.ACCELERATE: "ACCELERATE", Speed.KEEP: "KEEP SPEED", Speed.DECELERATE: "DECELERATE", Speed.STOP: "STOP",
     None: "normal",
 }  # fmt: skip
-STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "senna2", "font.family": "sans-serif", "font.size": 8,
-    "axes.edgecolor": "#94a3b8", "axes.labelcolor": "#334155", "xtick.color": "#475569", "ytick.color": "#475569",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e2e8f0",
-    "grid.linewidth": 0.6, "legend.frameon": False, "axes.titlesize": 9, "axes.titlecolor": "#1e293b",
-}  # fmt: skip
 RATIO_MAX = 2.2
-WIDTH = 8.6  # inches: the page's text width
-
-
-def _svg(canvas: Canvas) -> str:
-    out = io.StringIO()
-    canvas.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _prefixed(svg: str, prefix: str) -> str:
-    """Ids made unique within a page of several figures."""
-    return svg.replace('id="', f'id="{prefix}').replace('"#', f'"#{prefix}').replace("url(#", f"url(#{prefix}")
 
 
 def relative_speed_figure(ratios: Mapping[str, Mapping[Speed, Array]]) -> Figure:
@@ -64,12 +38,12 @@ def relative_speed_figure(ratios: Mapping[str, Mapping[Speed, Array]]) -> Figure
         axes[0].set_ylabel("density")
         handles, labels = axes[0].get_legend_handles_labels()
         canvas.legend(handles, labels, loc="upper center", ncols=4, bbox_to_anchor=(0.5, 1.1))
-        svg = _svg(canvas)
+        svg = svg_of(canvas)
     return Figure(
         "Relative speed under forced decisions",
         "Each frame with v₀ ≥ 3 m/s is planned under every decision, with the same noise; dashed lines are medians. "
         "The further apart the three, the better the planner obeys.",
-        _prefixed(svg, "ratio-"),
+        prefixed(svg, "ratio-"),
     )
 
 
@@ -116,13 +90,13 @@ def forced_drives_figure(drives: Mapping[Speed | None, Sequence[Rollout]], polic
         handles, labels = speed_ax.get_legend_handles_labels()
         canvas.legend(handles, labels, loc="upper center", ncols=5, bbox_to_anchor=(0.5, 1.06))
         canvas.subplots_adjust(wspace=0.24)
-        svg = _svg(canvas)
+        svg = svg_of(canvas)
     n = max((len(d) for d in drives.values()), default=0)
     return Figure(
         f"Closed-loop drives of {policy} under forced decisions",
         f"Mean speed and mileage over {n} drives, the middle half of them shaded. "
         "“normal” follows the VLM's own decision.",
-        _prefixed(svg, f"drive-{policy}-"),
+        prefixed(svg, f"drive-{policy}-"),
     )
 
 
@@ -181,10 +155,10 @@ def overview_figure(results: Mapping[str, Any]) -> Figure:
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
         canvas.subplots_adjust(wspace=0.12)
-        svg = _svg(canvas)
+        svg = svg_of(canvas)
     return Figure(
         "Every row at a glance",
         "Dot: value; bar: 95 % interval over clips; ticks: each training seed's own value.",
-        _prefixed(svg, "overview-"),
+        prefixed(svg, "overview-"),
         section="overview",
     )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Polygon
 
 from senna2.geometry import box_of, corners
-from senna2.report.figures import COLOUR, STYLE, WIDTH, _prefixed, _svg
+from senna2.report.drawing import COLOUR, STYLE, WIDTH, prefixed, svg_of
 from senna2.report.media import Figure
 from senna2.types import Array, LaneKind, Samples, VehicleShape
 
@@ -31,12 +31,12 @@ def weighed_figure(name: str, title: str, samples: Samples, plans_NMT2: Array, w
             _scene(ax, samples, i)
             _plans(ax, plans_NMT2[i], weights_NM[i])
         canvas.subplots_adjust(hspace=0.15)
-        svg = _svg(canvas)
+        svg = svg_of(canvas)
     caption = (
         "Seen from above, the ego (red) at the left, driving to the right; grey: road users; dashed: what the expert "
         "did; blue: the plans that are weighed, the darker the more weight; the heaviest in full."
     )
-    return Figure(title, caption, _prefixed(svg, f"weighed-{name.replace('+', '-')}-"))
+    return Figure(title, caption, prefixed(svg, f"weighed-{name.replace('+', '-')}-"))
 
 
 def _scene(ax: Axes, samples: Samples, i: int) -> None:
