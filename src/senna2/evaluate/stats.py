@@ -214,19 +214,13 @@ def paired_difference(a: MetricValue, b: MetricValue) -> dict[str, Any]:
     same = alike([a.units, b.units])
     if not same:
         return nothing
-    first, second = same
-    clips = first.clips
-    one = np.ones((1, len(clips)))
-    of_a, of_b = float(first.at(one)[0]), float(second.at(one)[0])
-    difference = of_a - of_b
-    if not np.isfinite(difference):
+    difference, ci = _with_interval(same, np.subtract)
+    if difference is None:
         return nothing
-    ci = None
-    if len(clips) > 1:
-        weights = clip_weights(len(clips))
-        ci = _percentiles(first.at(weights) - second.at(weights))
+    clips = len(same[1].clips)
+    of_b = float(same[1].at(np.ones((1, clips)))[0])
     relative = difference / abs(of_b) if of_b != 0 else None
-    return {"difference": difference, "relative": relative, "ci95": ci, "paired_over": len(clips)}
+    return {"difference": difference, "relative": relative, "ci95": ci, "paired_over": clips}
 
 
 def paired(
@@ -244,11 +238,17 @@ def paired(
     same = alike(units)
     if not same:
         return None, None, 0, 0
-    clips, seeds = len(same[0].clips), max(len(u.seeds) for u in same)
+    return *_with_interval(same, of), len(same[0].clips), max(len(u.seeds) for u in same)
+
+
+def _with_interval(same: Sequence[Units], of: Callable[..., Array]) -> tuple[float | None, tuple[float, float] | None]:
+    """`of` the units, which share their clips, and its interval (None for fewer than two clips); None, None where it
+    does not exist."""
+    clips = len(same[0].clips)
     value = float(of(*(u.at(np.ones((1, clips))) for u in same))[0])
     if not np.isfinite(value):
-        return None, None, clips, seeds
+        return None, None
     if clips < 2:
-        return value, None, clips, seeds
+        return value, None
     weights = clip_weights(clips)
-    return value, _percentiles(of(*(u.at(weights) for u in same))), clips, seeds
+    return value, _percentiles(of(*(u.at(weights) for u in same)))
