@@ -3,13 +3,15 @@
 import dataclasses
 import re
 
+import numpy as np
+
 from senna2.evaluate.closed_loop import closed_loop
 from senna2.evaluate.consistency import consistency
 from senna2.evaluate.open_loop import open_loop
 from senna2.evaluate.results import assemble, compare
 from senna2.recipes.claims import NAMES, claims
-from senna2.report.figures import overview_figure
 from senna2.report.markdown import results_page
+from senna2.report.overview import overview_figure, scale_of
 from senna2.types import Plans, Rig, Rollout, Samples, VehicleShape
 
 
@@ -57,3 +59,39 @@ def test_the_overview_shows_rows_that_have_something():
     assert "senna@long" in svg
     assert svg.startswith("<svg")
     assert overview_figure(_results()).svg == svg  # byte for byte
+
+
+def test_a_cause_stands_below_the_claims_and_not_in_their_table():
+    page = results_page(_results(), claims(_results()), {})
+    below = page.split("## Claims")[1].split("## Table 1")[0]
+    for name in NAMES:
+        assert f"\n* `{name}` not held: not measured" in below
+        assert "not measured" not in next(line for line in below.splitlines() if line.startswith(f"| `{name}` |"))
+
+
+def test_a_note_says_what_it_is_about():
+    results = _results()
+    for policy in ("senna2@1", "senna2"):
+        for name in ("cr", "af_cr"):
+            results["policies"][policy]["closed_loop"][name]["note"] = "seen from above"
+    results["policies"]["senna2"]["consistency"]["avg"]["note"] = "rare"
+    page = results_page(results, claims(results), {})
+    assert "\n* `senna2@1`, `senna2`, CR, AF-CR: seen from above" in page.split("## Table 3")[1].split("## Table 4")[0]
+    assert "\n* `senna2`, avg: rare" in page.split("## Table 1")[1].split("## Table 2")[0]
+
+
+def test_one_driver_far_off_does_not_set_the_scale():
+    values = np.array([1.5, 1.55, 1.6, 1.45, 4.1])
+    low, high = scale_of(values, np.stack([values - 0.1, values + 0.2], 1))
+    assert 1.2 < low < 1.35
+    assert 1.8 < high < 2
+    for value in (0.5, 0.0):
+        low, high = scale_of(np.full(3, value), np.full((3, 2), value))
+        assert low < value < high
+
+
+def test_what_lies_beyond_the_scale_is_named():
+    results = _results()
+    for policy, value in zip(results["policies"], (4.125, 1.5, 1.55, 1.6), strict=True):
+        results["policies"][policy]["open_loop"]["fde_m"] |= {"value": value, "ci95": None, "per_seed": [value]}
+    assert "4.12 →" in overview_figure(results).svg

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -115,50 +114,3 @@ def _band(ax: Axes, series: Sequence[Array], drives: Sequence[Rollout], name: st
     if len(series) > 1:
         low, high = np.nanpercentile(table, [25, 75], axis=0)
         ax.fill_between(t, low, high, color=COLOUR[name], alpha=0.12, linewidth=0)
-
-
-OVERVIEW = (
-    ("consistency.avg", "consistency, avg F1"), ("open_loop.fde_m", "FDE, m"),
-    ("closed_loop.af_cr", "at-fault collisions"), ("closed_loop.progress_ratio", "progress / expert's"),
-)  # fmt: skip
-
-
-def overview_figure(results: Mapping[str, Any]) -> Figure:
-    """What every row reached, from results.json: value, 95 % interval and each training seed's own (paper, Figure 1).
-
-    A row without a metric has an empty place there; rows without any of them are left out.
-    """
-
-    def of(policy: str, metric: str) -> Mapping[str, Any] | None:
-        suite, name = metric.split(".", 1)
-        found = results["policies"][policy].get(suite, {}).get(name)
-        return found if found and found["value"] is not None else None
-
-    rows = [p for p in results["policies"] if "showcase" not in p and any(of(p, m) for m, _ in OVERVIEW)]
-    with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(WIDTH, 0.7 + 0.2 * max(len(rows), 1)))
-        axes = canvas.subplots(1, len(OVERVIEW), sharey=True, squeeze=False)[0]
-        for ax, (metric, title) in zip(axes, OVERVIEW, strict=True):
-            for y, policy in enumerate(rows):
-                found = of(policy, metric)
-                if found is None:
-                    continue
-                colour = COLOUR["normal"] if policy.startswith("senna2") else COLOUR["KEEP SPEED"]
-                ci = found["ci95"] or (None, None)
-                if None not in ci:
-                    ax.plot(ci, (y, y), color=colour, linewidth=3, alpha=0.35, solid_capstyle="butt")
-                own = [v for v in found["per_seed"] if v is not None]
-                ax.plot(own, [y] * len(own), "|", color=colour, markersize=6, markeredgewidth=0.8)
-                ax.plot(found["value"], y, "o", color=colour, markersize=3.5)
-            ax.set_title(title, loc="left")
-            ax.set_xlim(left=0)
-        axes[0].set_yticks(range(len(rows)), rows)
-        axes[0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
-        canvas.subplots_adjust(wspace=0.12)
-        svg = svg_of(canvas)
-    return Figure(
-        "Every row at a glance",
-        "Dot: value; bar: 95 % interval over clips; ticks: each training seed's own value.",
-        prefixed(svg, "overview-"),
-        section="overview",
-    )

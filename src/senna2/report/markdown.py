@@ -134,22 +134,19 @@ def _how(results: Json) -> str:
 
 
 def claims_table(claims: Json) -> str:
-    """One row a claim: value with interval, aim, guards, verdict and cause."""
+    """One row a claim: value with interval, aim, guards and verdict; below, why those are not held that are not."""
     lines = ["| claim | value | aim | paper | guards | verdict |", "| --- | --- | --- | --- | --- | --- |"]
     for name, c in claims["claims"].items():
         guards = "<br>".join(
             f"{'✓' if g['held'] else '✗'} {k.replace('_', ' ')} {number(g['value'])} ({number(g['limit'])})"
             for k, g in c["guards"].items()
         )
-        told = "**held**" if c["held"] else f"not held: {_cell_text(c['cause'])}"
+        told = "**held**" if c["held"] else "not held"
         aim = f"{'≥' if c['better'] == 'higher' else '≤'} {c['aim']:g}"
         value = f"{number(c['value'])} {_interval(c['ci95'])}".strip()
         lines.append(f"| `{name}` | {value} | {aim} | {PAPER.get(name, '')} | {guards} | {told} |")
-    return "\n".join(lines)
-
-
-def _cell_text(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    causes = [f"* `{name}` not held: {c['cause']}" for name, c in claims["claims"].items() if not c["held"]]
+    return "\n".join(lines) + "".join(f"\n{line}" for line in ["", *causes] if causes)
 
 
 def _interval(ci: Sequence[float | None] | None) -> str:
@@ -158,22 +155,31 @@ def _interval(ci: Sequence[float | None] | None) -> str:
 
 def _table(results: Json, title: str, lead: str, rows: Sequence[str], columns: Sequence[Column]) -> str:
     """Rows that were measured; empty if none was."""
-    lines, notes = [], dict.fromkeys([""])
+    lines: list[str] = []
+    noted: dict[str, list[tuple[str, str]]] = {}  # by note: row and column
     for policy in rows:
         cells = []
-        for metric, _ in columns:
+        for metric, heading in columns:
             suite, name = metric.split(".", 1)
             value = results["policies"].get(policy, {}).get(suite, {}).get(name)
             cells.append(_cell(value))
             if value is not None and value.get("note"):
-                notes[f"{name}: {value['note']}"] = None
+                noted.setdefault(value["note"], []).append((policy, heading))
         if any(cells):
             lines.append(f"| `{policy}` | {' | '.join(cells)} |")
     if not lines:
         return ""
     head = f"| | {' | '.join(h for _, h in columns)} |\n|{' --- |' * (len(columns) + 1)}"
-    foot = "\n\n" + "; ".join(n for n in notes if n) + "." if len(notes) > 1 else ""
-    return f"## {title}\n\n{lead}\n\n{head}\n" + "\n".join(lines) + foot
+    foot = [_foot(note, where, len(lines), len(columns)) for note, where in noted.items()]
+    return "\n\n".join([f"## {title}", lead, f"{head}\n" + "\n".join(lines), *(["\n".join(foot)] if foot else [])])
+
+
+def _foot(note: str, where: Sequence[tuple[str, str]], rows: int, columns: int) -> str:
+    """A note and what it is about: rows and columns, but not where it is about all of them."""
+    about, headings = (list(dict.fromkeys(part)) for part in zip(*where, strict=True))
+    parts = [f"`{row}`" for row in about] if len(about) < rows else []
+    parts += headings if len(headings) < columns else []
+    return f"* {', '.join(parts) or 'all'}: {note}"
 
 
 def _cell(value: Json | None) -> str:

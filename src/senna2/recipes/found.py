@@ -1,0 +1,137 @@
+"""What the finished jobs of a study left, here and among the rows that are kept: suites, clips, figures, costs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from senna2.config import load_json
+from senna2.evaluate.kept import joined, untrained
+from senna2.evaluate.stats import Frames
+from senna2.recipes.arms import PEERS, TRAINERS
+from senna2.recipes.driven import load_rollouts
+from senna2.recipes.measure import FORCED
+from senna2.recipes.queue import Queue
+from senna2.recipes.results import Study
+from senna2.recipes.rows import SHOWCASE, Kept, Row, least_class_share, load_row
+from senna2.recipes.study import BASELINES, COSTS, FULL, SHOWN, SIDE, row_jobs
+from senna2.recipes.study_jobs import forced_name
+from senna2.report.figures import forced_drives_figure, relative_speed_figure
+from senna2.report.media import Figure
+from senna2.types import Array, Rollout, Speed
+
+
+class Found:
+    """What the tables and the page are made from."""
+
+    def __init__(self) -> None:
+        self.suites: dict[str, Any] = {}
+        self.rows: list[Mapping[str, Any]] = []
+        self.figures: dict[str, Figure] = {}
+        self.seconds: dict[str, float] = {}
+        self.origins: dict[str, Mapping[str, Any]] = {}  # by row: "rows/<seed>/<policy>"
+        self.least_class_share: dict[str, Any] | None = None
+
+
+def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
+    """Suites of every row that is finished, by the training seeds that are; `kept` gets those that are new here."""
+    found = Found()
+    rows: dict[str, list[Row]] = {}
+    for job in row_jobs(queue):
+        if queue.finished(job):
+            file = queue.jobs[job].outputs[0]
+            spent = {n: float(queue.state[n]["seconds"]) for n in queue.chosen([job]) if queue.finished(n)}
+            if kept is not None:
+                kept.keep(job, queue.keys[job], file, spent)
+        elif kept is not None and kept.has(job, queue.keys[job]):
+            file, spent = kept.file(job), kept.index[job]["seconds"]
+        else:
+            continue
+        row = load_row(file)
+        rows.setdefault(row.name, []).append(row)
+        found.rows += row.clips
+        found.seconds |= spent
+        found.origins[job] = {k: row.origin.get(k) for k in ("commit", "time", "platform")}
+    for name in (n for n in (*BASELINES, *FULL, *SIDE, *PEERS, *TRAINERS) if n in rows):
+        for who in (name, name + SHOWCASE):
+            parts = [row.policies[who] for row in rows[name] if who in row.policies]
+            if parts:
+                found.suites[who] = untrained(parts[0]) if name in BASELINES else joined(parts)
+    spoken = [row.spoken for row in rows.get("senna2", []) if row.spoken is not None]
+    if spoken:
+        found.least_class_share = least_class_share(spoken)
+    speeds = {name: _relative_speeds(found.suites.get(name, {})) for name in SHOWN}
+    if all(speeds.values()):
+        found.figures["figure-4"] = relative_speed_figure(speeds)
+    for name in PEERS:
+        figure = _weighed_figure(queue, name) or kept_figure(kept, f"weighed-{name}")
+        if figure is not None:
+            found.figures[f"weighed-{name}"] = figure
+    for name in SHOWN:
+        figure = _forced_figure(study, queue, out, name) or kept_figure(kept, f"figure-A1-{name}")
+        if figure is not None:
+            found.figures[f"figure-A1-{name}"] = figure
+    return found
+
+
+def _relative_speeds(suites: Mapping[str, Any]) -> dict[Speed, Array]:
+    """Planned speed at 3 s over v₀ under each forced decision, all seeds (Figure 4)."""
+    values = {s: suites.get("control", {}).get(f"ratio_{s.name.lower()}") for s in FORCED}
+    return {s: v.units.values_M for s, v in values.items() if v is not None and isinstance(v.units, Frames)}
+
+
+def kept_costs(queue: Queue, kept: Kept | None) -> bool:
+    return (
+        kept is not None
+        and kept.index.get(COSTS, {}).get("key") == queue.keys[COSTS]
+        and (kept.folder / "costs.json").is_file()
+    )
+
+
+def costs_of(queue: Queue, out: Path, kept: Kept | None) -> dict[str, Any]:
+    """Those measured here, else those that are kept; `kept` gets new ones."""
+    if queue.finished(COSTS):
+        if kept is not None:
+            kept.folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(out / "costs.json", kept.folder / "costs.json")
+            kept.note(COSTS, queue.keys[COSTS], {})
+        return dict(load_json(out / "costs.json"))
+    return dict(load_json(kept.folder / "costs.json")) if kept is not None and kept_costs(queue, kept) else {}
+
+
+def kept_figure(kept: Kept | None, name: str) -> Figure | None:
+    """The one published before: its drives are on another machine."""
+    if kept is None or not (kept.folder / "figures" / f"{name}.svg").is_file():
+        return None
+    words = load_json(kept.folder / "figures" / "captions.json")[name]
+    svg = (kept.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8").strip()
+    return Figure(words["title"], words["caption"], svg)
+
+
+def drives_of(queue: Queue, out: Path, what: str, label: str, name: str) -> list[Rollout]:
+    """The drives of a row, if all of them are here."""
+    jobs = [n for n in queue.jobs if n.startswith(f"{what}/{label}/{name}/")]
+    if not jobs or not all(queue.finished(n) for n in jobs):
+        return []
+    return [r for job in jobs for r in load_rollouts(out / f"{job}.npz")]
+
+
+def _weighed_figure(queue: Queue, name: str) -> Figure | None:
+    """Drawn by its job: the weights it was drawn with are elsewhere."""
+    if not queue.finished(f"weighed/{name}"):
+        return None
+    drawn = load_json(queue.jobs[f"weighed/{name}"].outputs[0])
+    return Figure(drawn["title"], drawn["caption"], drawn["svg"])
+
+
+def _forced_figure(study: Study, queue: Queue, out: Path, name: str) -> Figure | None:
+    seed = study.seeds[0]
+    if not queue.finished(f"forced/{seed}/{name}"):
+        return None
+    rollouts = load_rollouts(out / "forced" / str(seed) / f"{name}.npz")
+    modes: dict[Speed | None, list[Rollout]] = {
+        s: [r for r in rollouts if r.policy == forced_name(name, s)] for s in (None, *FORCED)
+    }
+    return forced_drives_figure(modes, name)
