@@ -23,6 +23,7 @@ ORDER = (
         "provenance",
         "arrays",
         "registry",
+        "progress",
         "workers",
         "decisions",
         "instructions",

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from senna2.frames import resample_plan
+from senna2.progress import progress_bar
 from senna2.types import (
     PLAN_DT,
     PLAN_STEPS,
@@ -272,7 +272,7 @@ def drive_several(
     """Drive pairs of (policy name, clip) with one set of workers; `policies` says how each name is made. Else as
     `drive_many`."""
     work = _Work(dict(policies), seed, config, plan_every, record, record_every)
-    with tqdm(total=len(drives), desc=label, unit="clip", mininterval=1.0, disable=not progress) as bar:
+    with progress_bar(total=len(drives), desc=label, unit="clip", disable=not progress) as bar:
         return map_in_workers(functools.partial(_Driver, work), drives, workers, bar.update)
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
-from tqdm import tqdm
+from senna2.progress import progress_bar
 
 X = TypeVar("X")
 R = TypeVar("R")
@@ -35,7 +35,7 @@ def run_jobs(
     function: Callable[..., R], jobs: Sequence[tuple[Any, ...]], *, workers: int, label: str, unit: str = "clip"
 ) -> list[R]:
     """`[function(*job) for job in jobs]` in worker processes, with a progress bar. Everything must be picklable."""
-    with tqdm(total=len(jobs), desc=label, unit=unit, mininterval=1.0) as bar:
+    with progress_bar(total=len(jobs), desc=label, unit=unit) as bar:
         return map_in_workers(functools.partial(_splat, function), jobs, workers, bar.update)
 
 

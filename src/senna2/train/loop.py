@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from tqdm import tqdm
 
 from senna2.config import fingerprint
+from senna2.progress import progress_bar
 from senna2.train.checkpoint import Named, load_step, save_step
 from senna2.train.distributed import Ranks, TermNorms, broadcast, sum_gradients, sum_values
 from senna2.types import Array, InputError
@@ -129,8 +129,8 @@ def train(
     with ThreadPoolExecutor(1) as pool:
         parts = _parts(stage, optim, ranks, start)
         ahead = pool.submit(stage.load, parts[0]) if start < optim.steps else None
-        bar = tqdm(range(start, optim.steps), initial=start, total=optim.steps, desc=f"stage {stage.name}",
-                   unit="step", disable=not ranks.is_main, mininterval=1.0, position=bar_row)  # fmt: skip
+        bar = progress_bar(range(start, optim.steps), initial=start, total=optim.steps, desc=f"stage {stage.name}",
+                   unit="step", disable=not ranks.is_main, position=bar_row)  # fmt: skip
         for step in bar:
             last = step + 1 == optim.steps
             saves = last or (step + 1) % optim.checkpoint_every == 0
