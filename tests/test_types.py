@@ -28,6 +28,7 @@ from senna2.types import (
     StateObservation,
     Trajectory,
     VehicleShape,
+    meant,
 )
 
 TYPES = [
@@ -209,3 +210,10 @@ def test_samples_of_observations_without_state_hold_no_agents():
     assert not (both.classes_NA[1] >= 0).any()
     assert np.isnan(both.boxes_NA6[1]).all()
     np.testing.assert_array_equal(both.images["front"][1], seen.images["front"])
+
+
+@pytest.mark.parametrize(
+    ("name", "end"), [("resluts", "; did you mean 'results'?"), ("senna3", "; did you mean 'senna2'?"), ("xyz", "")]
+)
+def test_an_unknown_name_is_answered_with_the_one_that_was_meant(name, end):
+    assert meant(name, ["results", "senna2", "smoke"]) == end

@@ -10,7 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from senna2.types import InputError
+from senna2.types import InputError, meant
 
 C = TypeVar("C")
 
@@ -74,7 +74,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         names = {f.name for f in dataclasses.fields(kind)}
         for name in value:
             if name not in names:
-                raise InputError(f"{where}.{name}: unknown field; known are {sorted(names)}")
+                raise InputError(f"{where}.{name}: unknown field; known are {sorted(names)}{meant(name, names)}")
         value = {**_before(kind), **value}
         missing = names - set(value)
         if missing:

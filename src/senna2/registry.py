@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from senna2.types import InputError
+from senna2.types import InputError, meant
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "policies": {
@@ -66,7 +66,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
 def listing(kind: str) -> dict[str, str]:
     """Name → where it comes from, built-ins and entry points; `InputError` for an unknown kind."""
     if kind not in BUILT_IN:
-        raise InputError(f"'{kind}' is no kind of item; kinds are {sorted(BUILT_IN)}")
+        raise InputError(f"'{kind}' is no kind of item; kinds are {sorted(BUILT_IN)}{meant(kind, BUILT_IN)}")
     found = dict(BUILT_IN[kind])
     if kind == "policies":
         found |= {name: f"senna2/weights/{name}" for name in packaged()}
@@ -87,7 +87,9 @@ def get(kind: str, name: str) -> Any:
     if ":" in name:
         found[name] = name
     if name not in found:
-        raise InputError(f"no {kind} named '{name}'; there are {sorted(found)}, or give module:attribute")
+        raise InputError(
+            f"no {kind} named '{name}'; there are {sorted(found)}, or give module:attribute{meant(name, found)}"
+        )
     module, _, attribute = found[name].partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -119,4 +121,5 @@ def make_policy(spec: str, *, seed: int = 0, forced: Any = None, any_rig: bool =
 
         return DualSystem.from_pretrained(folder, forced=forced, any_rig=any_rig).eval()
     hint = "a folder without config.json" if folder.exists() else "neither a registered policy nor a checkpoint folder"
-    raise InputError(f"--policy {spec}: {hint}; registered are {sorted(listing('policies'))}")
+    known = sorted(listing("policies"))
+    raise InputError(f"--policy {spec}: {hint}; registered are {known}{meant(spec, known)}")

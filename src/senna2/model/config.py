@@ -14,7 +14,7 @@ from senna2.model.adapter import HIDDEN, MODES
 from senna2.model.basis import KINDS
 from senna2.model.diffusion import PREDICTIONS, SCHEDULES
 from senna2.registry import listing
-from senna2.types import PLAN_DT, PLAN_STEPS, Camera, InputError, Rig
+from senna2.types import PLAN_DT, PLAN_STEPS, Camera, InputError, Rig, meant
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,10 @@ class PolicyConfig:
     def validate(self) -> Self:
         if ":" not in self.planner and self.planner not in listing("planners"):
             known = sorted(listing("planners"))
-            raise InputError(f"policy.planner: '{self.planner}' is unknown; there are {known}, or give module:class")
+            near = meant(self.planner, known)
+            raise InputError(
+                f"policy.planner: '{self.planner}' is unknown; there are {known}, or give module:class{near}"
+            )
         choices = {
             "obs": ("images", "state"), "adapter": MODES, "hidden": HIDDEN,
             "prediction": PREDICTIONS, "schedule": SCHEDULES,

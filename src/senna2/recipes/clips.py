@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from senna2.files import written_whole
-from senna2.types import AgentClass, Array, InputError
+from senna2.types import AgentClass, Array, InputError, meant
 from senna2.workers import run_jobs
 from senna2.world.check import check_scene
 from senna2.world.clip import clip_info, find_clips, load_clip, save_clip
@@ -45,13 +45,13 @@ def _make_one(family: str, seed: int, split: str, out: Path, duration_s: float |
 def _known(families: Sequence[str]) -> None:
     for family in families:
         if family not in FAMILIES:
-            raise InputError(f"--family {family}: unknown; there are {list(FAMILIES)}")
+            raise InputError(f"--family {family}: unknown; there are {list(FAMILIES)}{meant(family, FAMILIES)}")
 
 
 def families_of(group: str, families: Sequence[str]) -> tuple[str, ...]:
     """The named families, or those of a set if none is named. Raises `InputError` for unknown names."""
     if group not in SETS:
-        raise InputError(f"--set {group}: unknown; there are {list(SETS)}")
+        raise InputError(f"--set {group}: unknown; there are {list(SETS)}{meant(group, SETS)}")
     _known(families)
     return tuple(families) or SETS[group]
 

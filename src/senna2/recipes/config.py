@@ -17,7 +17,7 @@ from senna2.train.rad2 import Rerank
 from senna2.train.stage1 import Stage1a, Stage1b, Stage1c
 from senna2.train.stage2 import Stage2
 from senna2.train.stage3 import Stage3
-from senna2.types import InputError
+from senna2.types import InputError, meant
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,10 @@ class Recipe:
 def load_recipe(name: str) -> Recipe:
     """By registered name or `module:function`; `InputError` says what exists."""
     if ":" not in name:
-        if name not in listing("recipes"):
+        known = sorted(listing("recipes"))
+        if name not in known:
             raise InputError(
-                f"--recipe {name}: unknown; there are {sorted(listing('recipes'))}, or give module:function"
+                f"--recipe {name}: unknown; there are {known}, or give module:function{meant(name, known)}"
             )
         recipe = get("recipes", name)()
     else:

@@ -20,6 +20,7 @@ from senna2.types.base import (
     InputError,
     check_finite,
     check_shape,
+    meant,
     require,
 )
 from senna2.types.decisions import Decision, Direction, Path, Speed
@@ -62,5 +63,6 @@ __all__ = [
     "VehicleShape",
     "check_finite",
     "check_shape",
+    "meant",
     "require",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 import numpy as np
 
 Array = np.ndarray
@@ -24,6 +27,12 @@ def require(condition: bool, where: str, what: str) -> None:
     """Raise `InputError` with the field's name unless `condition` holds."""
     if not condition:
         raise InputError(f"{where}: {what}")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the one that was probably meant, if there is one like it."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def check_shape(value: Array, shape: tuple[int | None, ...], where: str) -> None:

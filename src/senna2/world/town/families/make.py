@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from senna2.types import Direction, EgoState, InputError, Rig, require
+from senna2.types import Direction, EgoState, InputError, Rig, meant, require
 from senna2.world.gaussians import GaussianCloud
 from senna2.world.scene import Expert, Scene, SceneMeta
 from senna2.world.sim import Simulator
@@ -76,9 +76,9 @@ def make_scene_counted(
 
 def _check(split: str, family: str) -> None:
     if family not in FAMILIES:
-        raise InputError(f"family '{family}' is unknown; there are {', '.join(FAMILIES)}")
+        raise InputError(f"family '{family}' is unknown; there are {', '.join(FAMILIES)}{meant(family, FAMILIES)}")
     if split not in SPLITS:
-        raise InputError(f"split '{split}' is unknown; there are {', '.join(SPLITS)}")
+        raise InputError(f"split '{split}' is unknown; there are {', '.join(SPLITS)}{meant(split, SPLITS)}")
 
 
 def draft_clip(
