@@ -30,6 +30,11 @@ def slow(folder: Path) -> None:
     time.sleep(60)
 
 
+def nap(file: Path) -> None:
+    time.sleep(1.5)
+    file.write_text("")
+
+
 def _jobs(folder: Path, setting: int = 1, fail: str = "") -> list[Job]:
     def job(name, needs=(), settings=None, fail=""):
         return Job(name, append, (folder, name, fail), (folder / name,), settings, needs, 1.0)
@@ -161,3 +166,16 @@ def _alive(folder: Path) -> list[Path]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.parametrize("side_by_side", [0, 2])
+def test_what_a_job_costs_is_the_time_of_its_processor_and_not_of_the_clock(tmp_path, side_by_side):
+    job = Job("nap", nap, (tmp_path / "nap",), (tmp_path / "nap",))
+    _run(tmp_path, [job], side_by_side=side_by_side)
+    queue = Queue.of(tmp_path, [job])
+    known = queue.state["nap"]
+    assert known["seconds"] >= 1.5
+    assert known["cpu_seconds"] <= known["seconds"] - 1.0  # it slept
+    assert queue.seconds() == {"nap": known["cpu_seconds"]}
+    del known["cpu_seconds"]  # as a queue of before
+    assert queue.seconds() == {"nap": known["seconds"]}

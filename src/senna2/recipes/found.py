@@ -39,10 +39,11 @@ def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
     """Suites of every row that is finished, by the training seeds that are; `kept` gets those that are new here."""
     found = Found()
     rows: dict[str, list[Row]] = {}
+    seconds = queue.seconds()
     for job in row_jobs(queue):
         if queue.finished(job):
             file = queue.jobs[job].outputs[0]
-            spent = {n: float(queue.state[n]["seconds"]) for n in queue.chosen([job]) if queue.finished(n)}
+            spent = {n: seconds[n] for n in queue.chosen([job]) if n in seconds}
             if kept is not None:
                 kept.keep(job, queue.keys[job], file, spent)
         elif kept is not None and kept.has(job, queue.keys[job]):

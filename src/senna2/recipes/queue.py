@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,9 @@ class Queue:
         return rows
 
     def seconds(self) -> dict[str, float]:
-        """Wall seconds of each finished job."""
-        return {n: float(self.state[n]["seconds"]) for n in self.jobs if self.finished(n)}
+        """CPU seconds of each finished job; the wall's where none were noted."""
+        done = {n: self.state[n] for n in self.jobs if self.finished(n)}
+        return {n: float(known.get("cpu_seconds", known["seconds"])) for n, known in done.items()}
 
     def note(self, name: str, **what: Any) -> None:
         self.state[name] = {"key": self.keys[name], **what}
@@ -131,7 +132,14 @@ class Queue:
 class _Running:
     name: str
     process: BaseProcess
+    cpu: Connection  # tells the CPU seconds when it ends
     begun: float
+
+    def times(self) -> dict[str, float]:
+        told = {"seconds": time.perf_counter() - self.begun}
+        with contextlib.suppress(EOFError):  # ended by a signal
+            told["cpu_seconds"] = self.cpu.recv()
+        return told
 
 
 def run_queue(queue: Queue, *, side_by_side: int, only: Sequence[str] = (), tell: Callable[[str], Any] = print) -> None:
@@ -150,21 +158,21 @@ def run_queue(queue: Queue, *, side_by_side: int, only: Sequence[str] = (), tell
     total = sum(queue.jobs[n].estimate_s for n in todo)
     spent = 0.0
 
-    def ended(name: str, error: str, seconds: float) -> None:
+    def ended(name: str, error: str, times: dict[str, float]) -> None:
         nonlocal spent
         spent += queue.jobs[name].estimate_s
         if not error and not all(p.exists() for p in queue.jobs[name].outputs):
             error = f"left no {[str(p) for p in queue.jobs[name].outputs if not p.exists()]}"
+        times = {k: round(v, 1) for k, v in times.items()}
         if error:
             failed[name] = error
-            queue.note(name, state="failed", seconds=round(seconds, 1), error=error)
+            queue.note(name, state="failed", **times, error=error)
         else:
-            queue.note(name, state="done", seconds=round(seconds, 1))
+            queue.note(name, state="done", **times)
         share = f", {spent / total:.0%} of the work" if total else ""
         clock = time.perf_counter() - begun_s
-        tell(
-            f"[{clock / 60:6.1f} min{share}] {'FAILED' if error else 'done'} {name} in {seconds:.0f} s {error}".rstrip()
-        )
+        what = "FAILED" if error else "done"
+        tell(f"[{clock / 60:6.1f} min{share}] {what} {name} in {times['seconds']:.0f} s {error}".rstrip())
 
     try:
         while todo or running:
@@ -178,8 +186,10 @@ def run_queue(queue: Queue, *, side_by_side: int, only: Sequence[str] = (), tell
                     _clear_stale(queue, name)
                     queue.note(name, state="running")
                     if side_by_side < 1:
-                        begin = time.perf_counter()
-                        ended(name, _call(queue.jobs[name], None), time.perf_counter() - begin)
+                        begin = time.perf_counter(), time.process_time()
+                        error = _call(queue.jobs[name], None)
+                        ended(name, error, {"seconds": time.perf_counter() - begin[0],
+                                            "cpu_seconds": time.process_time() - begin[1]})  # fmt: skip
                     else:
                         running.append(_start(queue, name))
             if running:
@@ -188,7 +198,7 @@ def run_queue(queue: Queue, *, side_by_side: int, only: Sequence[str] = (), tell
                     running.remove(r)
                     r.process.join()
                     error = "" if r.process.exitcode == 0 else _last_words(queue, r)
-                    ended(r.name, error, time.perf_counter() - r.begun)
+                    ended(r.name, error, r.times())
     finally:
         for r in running:
             r.process.terminate()
@@ -219,10 +229,13 @@ def _start(queue: Queue, name: str) -> _Running:
     log = _log_of(queue.folder, name)
     log.parent.mkdir(parents=True, exist_ok=True)
     job = queue.jobs[name]
+    context = _context(queue)
+    cpu, teller = context.Pipe(duplex=False)
     with one_thread_each():  # read when numpy and torch load
-        process = _context(queue).Process(target=_child, args=(job, log), name=name)
+        process = context.Process(target=_child, args=(job, log, teller), name=name)
         process.start()
-    return _Running(name, process, time.perf_counter())
+    teller.close()
+    return _Running(name, process, cpu, time.perf_counter())
 
 
 def _context(queue: Queue) -> Any:
@@ -234,10 +247,12 @@ def _context(queue: Queue) -> Any:
     return context
 
 
-def _child(job: Job, log: Path) -> None:
+def _child(job: Job, log: Path, teller: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_the_queue, daemon=True).start()
-    sys.exit(CHILD_FAILED if _call(job, log) else 0)
+    error = _call(job, log)
+    teller.send(time.process_time())
+    sys.exit(CHILD_FAILED if error else 0)
 
 
 def _end_with_the_queue() -> None:
