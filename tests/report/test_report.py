@@ -325,3 +325,15 @@ def test_relative_speeds_feed_the_figure():
     svg = relative_speed_figure({"p": {Speed.KEEP: values}}).svg
     assert svg.startswith("<svg")
     assert "KEEP SPEED" in svg
+
+
+def test_forced_drives_are_drawn_until_the_shortest_clip_ends():
+    whole = Rollout.fake()
+    short = dataclasses.replace(whole, clip="short", ego_F6=whole.ego_F6[:6])
+    hit = dataclasses.replace(whole, ego_F6=whole.ego_F6[:3])  # ended early: does not make its clip a short one
+    cut = dataclasses.replace(whole, ego_F6=whole.ego_F6[:6])
+    drawn = {Speed.KEEP: [whole, short], Speed.ACCELERATE: [hit, short]}
+    same = {Speed.KEEP: [cut, short], Speed.ACCELERATE: [hit, short]}
+    assert forced_drives_figure(drawn, "senna2").svg == forced_drives_figure(same, "senna2").svg
+    alone = {Speed.KEEP: [whole], Speed.ACCELERATE: [hit]}
+    assert forced_drives_figure(alone, "senna2").svg != forced_drives_figure(same, "senna2").svg

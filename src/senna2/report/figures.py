@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -71,8 +72,10 @@ def forced_drives_figure(drives: Mapping[Speed | None, Sequence[Rollout]], polic
     """Speed and mileage against time, closed loop, under each forced decision and the VLM's own (None:
     "normal").
 
-    Lines are means over the drives that still go on at that time, bands the middle half of them.
+    Lines are means over the drives that still go on at that time, bands the middle half of them; both end with the
+    shortest clip, after which the mean would be that of other clips.
     """
+    drives = _until_the_first_clip_ends(drives)
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=(WIDTH, 2.6))
         speed_ax, mileage_ax = canvas.subplots(1, 2)
@@ -93,10 +96,19 @@ def forced_drives_figure(drives: Mapping[Speed | None, Sequence[Rollout]], polic
     n = max((len(d) for d in drives.values()), default=0)
     return Figure(
         f"Closed-loop drives of {policy} under forced decisions",
-        f"Mean speed and mileage over {n} drives, the middle half of them shaded. "
+        f"Mean speed and mileage over {n} drives until the shortest clip ends, the middle half of them shaded. "
         "“normal” follows the VLM's own decision.",
         prefixed(svg, f"drive-{policy}-"),
     )
+
+
+def _until_the_first_clip_ends(drives: Mapping[Speed | None, Sequence[Rollout]]) -> dict[Speed | None, list[Rollout]]:
+    """A clip is as long as its longest drive: others may have ended in a collision."""
+    lasts: dict[str, int] = {}
+    for r in (r for of_mode in drives.values() for r in of_mode):
+        lasts[r.clip] = max(lasts.get(r.clip, 0), len(r.ego_F6))
+    frames = min(lasts.values(), default=0)
+    return {key: [dataclasses.replace(r, ego_F6=r.ego_F6[:frames]) for r in rs] for key, rs in drives.items()}
 
 
 def _mileage(rollout: Rollout) -> Array:
