@@ -96,9 +96,10 @@ OF_SYSTEMS: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
 )  # fmt: skip
 COSTS = (
     "Systems · cost",
-    "CPU minutes of all trainings behind a row, stage 1b once, by training seed, on the machine that trained it (machines "
-    "differ; the budgets are made equal by the ratios in planners.md, measured in one run); what they were shown; "
-    "parameters, the VLM's with them; CPU time of a plan in a batch of 64, encoder and a fresh decision with it.",
+    "CPU minutes of all trainings behind a row, stage 1b once, by training seed, on the machine that trained it "
+    "(machines differ; the budgets are made equal by the ratios in planners.md, measured in one run); "
+    "what they were shown; parameters, the VLM's with them; CPU time "
+    "of a plan in a batch of 64, encoder and a fresh decision with it.",
 )
 # What the paper reports for the same quantity, printed beside ours (docs/method.md).
 PAPER = {
