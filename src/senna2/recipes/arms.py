@@ -119,10 +119,12 @@ SYSTEM_ARMS: dict[str, Arm] = {
     "senna_vadv2": Arm("1c", "1b", "1a", "decision", planner="vadv2"),
     **{f"{name}+decision": Arm("1c", "1b", "1a", "decision", planner=name) for name in ("diffusiondrive", "resad")},
 }  # fmt: skip
+# λ_i, at which the gradient of L_E2E, .35, is as large as that of L_safe, 70 to 150 (logged by stage 3); at 1 it is lost.
+MIXED = 300.0
 # Stage 3 with the options that the literature suggests, and policy gradients in its place.
 TRAINER_ARMS: dict[str, Arm] = {
     "senna2@retime": Arm("3", "senna2@2", stage3={"low_mode": "retime"}),
-    "senna2@mix": Arm("3", "senna2@2", stage3={"imitation": 1.0}),
+    "senna2@mix": Arm("3", "senna2@2", stage3={"imitation": MIXED}),
     "senna2@grpo": Arm("grpo", "senna2@2"),
     "senna2@ppo": Arm("ppo", "senna2@2"),
 }

@@ -59,7 +59,9 @@ class Stage3:
     lora_alpha: int = 16
     guards: DrivingGuards = field(default_factory=DrivingGuards)
     faithful: bool = False
-    imitation: float = later(0.0)  # weight of L_E2E on demonstrations, as many a step as there are frames [ours]
+    # Weight of L_E2E on demonstrations, as many a step as there are frames [ours]. L_low sums metres squared over a
+    # plan, L_E2E is a mean of normalised residuals: the gradients are alike at a few hundred.
+    imitation: float = later(0.0)
 
     def effective(self) -> Stage3:
         literal = replace(self, lambda_eff=1.0, lambda_anchor=0.0, forced_share=0.0, low_mode="literal", together=True,
