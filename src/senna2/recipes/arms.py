@@ -119,7 +119,7 @@ SYSTEM_ARMS: dict[str, Arm] = {
     "senna_vadv2": Arm("1c", "1b", "1a", "decision", planner="vadv2"),
     **{f"{name}+decision": Arm("1c", "1b", "1a", "decision", planner=name) for name in ("diffusiondrive", "resad")},
 }  # fmt: skip
-# λ_i, at which the gradient of L_E2E, .35, is as large as that of L_safe, 70 to 150 (logged by stage 3); at 1 it is lost.
+# λ_i, at which the gradient of L_E2E (.35) is as large as that of L_safe (70 to 150; both logged): at 1 it is lost.
 MIXED = 300.0
 # Stage 3 with the options that the literature suggests, and policy gradients in its place.
 TRAINER_ARMS: dict[str, Arm] = {
