@@ -95,3 +95,18 @@ def test_what_lies_beyond_the_scale_is_named():
     for policy, value in zip(results["policies"], (4.125, 1.5, 1.55, 1.6), strict=True):
         results["policies"][policy]["open_loop"]["fde_m"] |= {"value": value, "ci95": None, "per_seed": [value]}
     assert "4.12 →" in overview_figure(results).svg
+
+
+def test_a_table_of_systems_stands_once_one_of_them_is_measured():
+    results = _results()
+    titles = ("Systems · open loop", "Systems · closed loop", "Stage 3 and what may stand in its place")
+
+    def shown():
+        page = results_page(results, claims(results), {})
+        return [title for title in titles if f"## {title}" in page]
+
+    assert shown() == []
+    results["policies"]["senna2@retime"] = results["policies"]["senna2"]
+    assert shown() == [titles[2]]
+    results["policies"]["vad"] = results["policies"]["senna2"]
+    assert shown() == [*titles]

@@ -113,9 +113,10 @@ def results_page(results: Json, claims: Json, figures: Mapping[str, Figure]) -> 
     """The page as text. `figures`: by the path under which they lie beside it."""
     parts = ["# Results", _how(results), "## Claims", claims_table(claims)]
     parts += [block for title, lead, rows, columns in TABLES if (block := _table(results, title, lead, rows, columns))]
-    if any(name in results["policies"] for name in set(SYSTEMS) - {row for table in TABLES for row in table[2]}):
-        parts += [block for table in OF_SYSTEMS if (block := _table(results, *table))]
-        parts += [costs_table(results["costs"])] if results.get("costs") else []
+    ours = {row for table in TABLES for row in table[2]}
+    more = [table for table in OF_SYSTEMS if any(row in results["policies"] for row in set(table[2]) - ours)]
+    parts += [block for table in more if (block := _table(results, *table))]
+    parts += [costs_table(results["costs"])] if more and results.get("costs") else []
     parts += ["## Comparisons", _comparisons(results)] if results["comparisons"] else []
     parts += [f"## {f.title}\n\n![{f.title}]({path})\n\n{f.caption}" for path, f in figures.items()]
     return "\n\n".join(parts) + "\n"
