@@ -56,10 +56,10 @@ def run_study(
     kept = None if publish is None else Kept(publish)
     failure: QueueError | None = None
     try:
-        if kept is not None:
-            adopt_stage_one(study, queue, out, kept)
         wanted = only or unmeasured(study, queue, kept)
         if wanted:
+            if kept is not None:
+                adopt_stage_one(study, queue, out, kept)
             run_queue(queue, side_by_side=workers, only=wanted)
     except QueueError as error:
         failure = error
