@@ -65,7 +65,7 @@ def _estimates(ax: Axes, found: Mapping[str, Mapping[str, Any] | None]) -> None:
         if not low <= row["value"] <= high:
             _beyond(ax, row["value"], y, colour)
             continue
-        ci, own = _interval(row), [v for v in row["per_seed"] if v is not None]
+        ci, own = _interval(row), _seeds(row)
         ax.plot(ci, [y] * len(ci), color=colour, linewidth=3, alpha=0.35, solid_capstyle="butt")
         ax.plot(own, [y] * len(own), "|", color=colour, markersize=6, markeredgewidth=0.8)
         ax.plot(row["value"], y, "o", color=colour, markersize=3.5)
@@ -82,8 +82,12 @@ def _interval(row: Mapping[str, Any]) -> list[float]:
     return ends if len(ends) == 2 else []
 
 
+def _seeds(row: Mapping[str, Any]) -> list[float]:
+    return [v for v in row["per_seed"] if v is not None]
+
+
 def _span(row: Mapping[str, Any]) -> tuple[float, float]:
-    drawn = [row["value"], *_interval(row), *(v for v in row["per_seed"] if v is not None)]
+    drawn = [row["value"], *_interval(row), *_seeds(row)]
     return min(drawn), max(drawn)
 
 

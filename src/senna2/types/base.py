@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 import numpy as np
@@ -31,6 +30,8 @@ def require(condition: bool, where: str, what: str) -> None:
 
 def meant(name: str, known: Iterable[str]) -> str:
     """The end of an error about an unknown name: the one that was probably meant, if there is one like it."""
+    import difflib  # for errors alone: every command would wait for it
+
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
 
