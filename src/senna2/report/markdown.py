@@ -148,7 +148,8 @@ def claims_table(claims: Json) -> str:
         aim = f"{'≥' if c['better'] == 'higher' else '≤'} {c['aim']:g}"
         value = f"{number(c['value'])} {_interval(c['ci95'])}".strip()
         lines.append(f"| `{name}` | {value} | {aim} | {PAPER.get(name, '')} | {guards} | {told} |")
-    causes = [f"* `{name}` not held: {' '.join(c['cause'].split())}" for name, c in claims["claims"].items() if not c["held"]]
+    lost = {name: " ".join(c["cause"].split()) for name, c in claims["claims"].items() if not c["held"]}
+    causes = [f"* `{name}` not held: {cause}" for name, cause in lost.items()]
     return "\n".join(lines) + "".join(f"\n{line}" for line in ["", *causes] if causes)
 
 
