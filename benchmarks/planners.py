@@ -25,7 +25,7 @@ from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.registry import BUILT_IN
 from senna2.types import Rig, Samples
 
-BATCH, FITTED_ON = 16, 4096
+BATCH, FITTED_ON = 16, 8192
 PERCEPTION_WEIGHT = 0.1
 
 

@@ -84,12 +84,35 @@ def test_vadv2_a_sample_learned_by_heart_takes_its_nearest_and_a_conflict_is_sup
 def test_vadv2_draws_the_nearest_first_and_never_twice():
     planner, batch = policy_of("vadv2").planner, _batch()
     nearest = torch.tensor([3, 0, 5, 7, 2, 23])
-    drawn = planner._drawn(nearest, batch, 0, 0)
+    gap = 1 - F.one_hot(nearest, 24).float()
+    drawn = planner._drawn(gap, batch, 0, 0)
     assert drawn.shape == (6, 12)
     assert torch.equal(drawn[:, 0], nearest)
     assert all(len(set(row.tolist())) == 12 for row in drawn)
-    assert not torch.equal(drawn, planner._drawn(nearest, batch, 0, 1))
-    assert torch.equal(drawn[2:4], planner._drawn(nearest[2:4], batch.take(torch.tensor([2, 3])), 0, 0))
+    assert not torch.equal(drawn, planner._drawn(gap, batch, 0, 1))
+    assert torch.equal(drawn[2:4], planner._drawn(gap[2:4], batch.take(torch.tensor([2, 3])), 0, 0))
+
+
+def test_vadv2_scores_the_plans_that_begin_at_the_egos_speed():
+    policy = stirred(policy_of("vadv2", planner_options={"vocabulary": 24, "scored": 6, "drawn": 4}))
+    planner, batch = policy.planner, _batch()
+    begins = planner.vocabulary_VK2[:, 0].norm(dim=-1) / 0.5
+    speeds = torch.tensor([0.0, 5.0, 11.0])
+    for plans, v in zip(planner.in_reach(speeds), speeds, strict=True):
+        wanted = (begins - v).abs().sort().values[:6]
+        torch.testing.assert_close((plans[:, 0].norm(dim=-1) / 0.5 - v).abs(), wanted)
+    seen = []
+    logits = planner.logits
+    planner.logits = lambda plans, *more: seen.append(plans) or logits(plans, *more)
+    policy.planning_loss(policy.encode(batch), None, batch, seed=0, step=0)
+    noise = policy.sample_noise(batch.index_B, 0)
+    policy.sample_plan(policy.encode(batch), None, batch, noise=noise)
+    of = planner.in_reach(batch.motion_B4[:, 0])
+    drawn, scored = seen
+    assert drawn.shape[1] == 4
+    assert torch.equal(scored, of)
+    inside = (drawn[:, :, None] == of[:, None]).all(-1).all(-1).any(-1)
+    assert inside.all()
 
 
 def test_vadv2_sampled_follows_the_distribution():
@@ -101,9 +124,10 @@ def test_vadv2_sampled_follows_the_distribution():
     noise = torch.randn(n, 1, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         tokens = policy.encode(batch)
-        p = policy.planner.logits(policy.planner.vocabulary_VK2[None], tokens, None, batch).softmax(1)[0]
+        plans = policy.planner.in_reach(batch.motion_B4[:, 0])
+        p = policy.planner.logits(plans, tokens, None, batch).softmax(1)[0]
         ends = policy.sample_plan(tokens.take(rows), None, many, noise=noise)[:, -1]
-        every = torch.stack([policy.planner.to_plan(v[None], batch)[0, -1] for v in policy.planner.vocabulary_VK2])
+        every = torch.stack([policy.planner.to_plan(v[None], batch)[0, -1] for v in plans[0]])
     share = F.one_hot(torch.cdist(ends, every).argmin(1), 5).float().mean(0)
     torch.testing.assert_close(share, p, atol=0.03, rtol=0)
 

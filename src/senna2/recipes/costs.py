@@ -18,7 +18,7 @@ from senna2.recipes.results import Study
 from senna2.recipes.stages import new_policy
 from senna2.types import Rig, Samples
 
-BATCH, REPEATS, FITTED_ON = 64, 3, 4096
+BATCH, REPEATS, FITTED_ON = 64, 3, 8192
 
 
 def system(study: Study, name: str, seed: int = 0) -> DualSystem:
