@@ -168,10 +168,10 @@ class DiffusionDrive(KnotPlanner):
 
 
 def focal(logit_BV: Tensor, own_B: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """(B,) sigmoid focal loss of a one-hot target, summed over the classes."""
+    """(B,) sigmoid focal loss of a one-hot target, its mean over the classes (the release's reduction)."""
     target = F.one_hot(own_B, logit_BV.shape[1]).float()
     p = logit_BV.sigmoid()
     p_right = torch.where(target > 0, p, 1 - p)
     weight = torch.where(target > 0, alpha, 1 - alpha)
     bce = F.binary_cross_entropy_with_logits(logit_BV, target, reduction="none")
-    return (weight * (1 - p_right) ** gamma * bce).sum(1)
+    return (weight * (1 - p_right) ** gamma * bce).mean(1)
