@@ -98,6 +98,15 @@ def test_a_heading_counts_off_the_path_alone(side):
     assert e.steer == -side
 
 
+def test_who_is_further_along_than_the_expert_has_not_left_its_path():
+    rollout, pose = drive()
+    pose[:, 0] = 0.25 * np.arange(60)
+    short = pose[:10]  # the expert stopped at 2.25 m, the ego drives on to 15 m
+    assert not episode(rollout, short).ended
+    aside = np.where(np.arange(20) >= 15, 2.1, 0.0)
+    assert len(episode(shifted(rollout, aside), short)) == 15
+
+
 @pytest.mark.parametrize(("ahead", "x"), [(True, 8.0), (False, -8.0)])
 def test_a_dynamic_collision_tells_ahead_from_behind(ahead, x):
     rollout, pose = drive()

@@ -17,6 +17,7 @@ from senna2.types import Array, Rollout
 EVENTS = ("dynamic", "static", "position", "heading")
 NEVER = 1_000_000  # a frame that no drive reaches
 DEVIATION_M, HEADING_RAD, HEADING_FROM_M = 2.0, math.radians(40), 0.2
+ONWARD_M, ONWARD_STEP_M = 60.0, 0.5  # further than anybody gets ahead of the expert within a clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +40,10 @@ class Episode:
 
 
 def episode(rollout: Rollout, expert_pose_E3: Array) -> Episode:
-    """expert_pose_E3: the expert's whole drive of that clip in the world."""
+    """expert_pose_E3: the expert's whole drive of that clip in the world. Its path goes on straight where the drive
+    ends: a car that is further along has not left it [ours]."""
     ego = rollout.ego_F6[:, :3]
+    expert_pose_E3 = np.concatenate([expert_pose_E3, _onward(expert_pose_E3[-1])])
     gap_FE = np.hypot(ego[:, None, 0] - expert_pose_E3[None, :, 0], ego[:, None, 1] - expert_pose_E3[None, :, 1])
     near = gap_FE.argmin(1)
     deviation = gap_FE[np.arange(len(ego)), near]
@@ -59,6 +62,13 @@ def episode(rollout: Rollout, expert_pose_E3: Array) -> Episode:
         rewards[live - 1] = [-1.0 if first[name] == at else 0.0 for name in EVENTS]
     f = min(at, len(rollout) - 1)
     return Episode(rewards, ended, _hit_ahead(rollout, f), _steer(ego[f], expert_pose_E3[near[f]], float(turned[f])))
+
+
+def _onward(pose_3: Array) -> Array:
+    """Poses straight on from this one."""
+    way = np.arange(ONWARD_STEP_M, ONWARD_M, ONWARD_STEP_M)
+    ahead = np.outer(way, [math.cos(pose_3[2]), math.sin(pose_3[2]), 0.0])
+    return np.asarray(pose_3) + ahead
 
 
 def _first(mask_F: Array | None) -> int:
