@@ -5,8 +5,9 @@ noisy plans, refine each by an offset, and say which one the expert took. Drivin
 likeliest.
 
 Differs from the original: no bird's-eye grid, so instead of sampling features at the plan's points a plan reads the
-scene tokens with its points as query; no yaw; loss weights 10 and 8 of the release are kept as a ratio, without its
-factor 12; the two calls are a true DDIM step from t = 10 to 0 (in the release's schedule the step goes from 10 to 9).
+scene tokens with its points as query; no yaw; the classifier weighs 25 to the regression's 1, not the release's 10 to 8,
+which takes far more samples than here (docs/decisions/mode-classifier.md); the two calls are a true DDIM step from
+t = 10 to 0 (in the release's schedule the step goes from 10 to 9).
 
 Legend: B batch, V anchors, K knots, C width.
 """
@@ -40,7 +41,7 @@ class Options:
     anchors: int = 20
     layers: int = 2
     truncated: int = 50  # training draws its time below this, of 1000
-    classification: float = 1.25  # to 1 of the regression
+    classification: float = 25.0  # to 1 of the regression; the release: 1.25
 
 
 class Layer(nn.Module):
@@ -67,7 +68,7 @@ class Layer(nn.Module):
 
 
 class DiffusionDrive(KnotPlanner):
-    """L = Σ over layers of 1.25 · focal(which anchor is the expert's nearest) + |τ − τ*| of that one, m."""
+    """L = Σ over layers of 25 · focal(which anchor is the expert's nearest) + |τ − τ*| of that one, m."""
 
     Options = Options
     anchors_VK2: Tensor
