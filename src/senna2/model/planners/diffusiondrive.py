@@ -5,9 +5,9 @@ noisy plans, refine each by an offset, and say which one the expert took. Drivin
 likeliest.
 
 Differs from the original: no bird's-eye grid, so instead of sampling features at the plan's points a plan reads the
-scene tokens with its points as query; no yaw; the classifier weighs 25 to the regression's 1, not the release's 10 to 8,
-which takes far more samples than here (docs/decisions/mode-classifier.md); the two calls are a true DDIM step from
-t = 10 to 0 (in the release's schedule the step goes from 10 to 9).
+scene tokens with its points as query; no yaw; the classifier weighs 25 to the regression's 1, not the release's 10 to
+8, which takes far more samples than here (docs/decisions/mode-classifier.md); the two calls are a true DDIM step from t
+= 10 to 0 (in the release's schedule the step goes from 10 to 9).
 
 Legend: B batch, V anchors, K knots, C width.
 """

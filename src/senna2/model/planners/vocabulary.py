@@ -22,8 +22,8 @@ def furthest_plans(knots_NK2: Array, count: int) -> Array:
     while len(chosen) < count:
         furthest = int(np.argmax(least_N))
         if least_N[furthest] < 1e-6:
-            raise InputError(f"fit: only {len(chosen)} distinct plans for {count}; give more samples or set "
-                             f"planner_options.vocabulary")
+            more = "give more samples, or ask for fewer by planner_options.vocabulary"
+            raise InputError(f"fit: only {len(chosen)} distinct plans for {count}; {more}")
         chosen.append(knots_NK2[furthest])
         least_N = np.minimum(least_N, np.linalg.norm(knots_NK2 - chosen[-1], axis=-1).mean(-1))
     return np.stack(chosen)
