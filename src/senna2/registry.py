@@ -69,16 +69,18 @@ def listing(kind: str) -> dict[str, str]:
         raise InputError(f"'{kind}' is no kind of item; kinds are {sorted(BUILT_IN)}{meant(kind, BUILT_IN)}")
     found = dict(BUILT_IN[kind])
     if kind == "policies":
-        found |= {name: f"senna2/weights/{name}" for name in packaged()}
+        found |= {name: "/".join(folder.parts[-3:]) for name, folder in packaged().items()}
     for point in importlib.metadata.entry_points(group=f"senna2.{kind}"):
         found[point.name] = point.value
     return found
 
 
 def packaged() -> dict[str, Path]:
-    """Policies whose weights lie in the package, by name; empty while none are shipped."""
-    folder = Path(__file__).parent / "weights"
-    return {p.parent.name: p.parent for p in sorted(folder.glob("*/config.json"))}
+    """Policies whose weights lie in the package, by name, and in a checkout of the source the systems of the published
+    tables (`docs/results/weights`), too many for a package; empty while there are none."""
+    here = Path(__file__).parent
+    folders = (here.parents[1] / "docs" / "results" / "weights", here / "weights")
+    return {p.parent.name: p.parent for folder in folders for p in sorted(folder.glob("*/config.json"))}
 
 
 def get(kind: str, name: str) -> Any:

@@ -12,12 +12,13 @@ from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.model.vlm.qwen import DrivingVLM
 from senna2.recipes import cache
 from senna2.recipes.arms import ARMS, PEER_ARMS, PEERS, arm_recipe, shown_to
+from senna2.recipes.kept_weights import adopt_weights, keep_weights
 from senna2.recipes.own_drives import DRIVEN
 from senna2.recipes.results import Study, baselines, results, results_tiny, unguarded
 from senna2.recipes.rows import Kept, least_class_share, spoken
-from senna2.recipes.stage_one import adopt_stage_one, keep_stage_one
 from senna2.recipes.study import FULL, SHOWN, SIDE, clip_list, measured_by, plan_study
 from senna2.recipes.study_report import unmeasured
+from senna2.registry import make_policy
 from senna2.types import Plans, Rig, Samples
 from senna2.world.town.families import SHOWCASE, SPLITS
 
@@ -167,10 +168,10 @@ def test_stage_one_is_kept_in_16_bit_and_adopted_elsewhere(tmp_path):
         made[part].fit_planner(Samples.fake(24, Rig.fake()))
         made[part].save_pretrained(here / "stages" / "0" / part / "policy")
         queue.note(f"train/0/{part}", state="done", seconds=7.0)
-        keep_stage_one(study, queue, here, kept)
+        keep_weights(study, queue, here, kept)
         assert (tmp_path / "docs" / "stages").exists() == (part == "1b")  # both or nothing
     again, elsewhere = Kept(tmp_path / "docs"), plan_study(study, there)
-    assert adopt_stage_one(study, elsewhere, there, again) == ["train/0/1a", "train/0/1b"]
+    assert adopt_weights(study, elsewhere, there, again) == ["train/0/1a", "train/0/1b"]
     assert elsewhere.finished("train/0/1a")
     assert elsewhere.finished("train/0/1b")
     assert elsewhere.seconds() == {"train/0/1a": 7.0, "train/0/1b": 7.0}
@@ -178,9 +179,29 @@ def test_stage_one_is_kept_in_16_bit_and_adopted_elsewhere(tmp_path):
     for name, p in got.named_parameters():
         source = made["1a" if name.startswith("vlm.") else "1b"].get_parameter(name)
         torch.testing.assert_close(p, source.half().float(), rtol=0, atol=0, msg=name)
-    assert adopt_stage_one(study, elsewhere, there, again) == []  # it is there now
+    assert adopt_weights(study, elsewhere, there, again) == []  # it is there now
     other = dataclasses.replace(study, stage1b=dataclasses.replace(study.stage1b, draws=2))
-    assert adopt_stage_one(other, plan_study(other, tmp_path / "o"), tmp_path / "o", again) == []
+    assert adopt_weights(other, plan_study(other, tmp_path / "o"), tmp_path / "o", again) == []
+
+
+def test_a_systems_weights_are_kept_and_driven_elsewhere(tmp_path):
+    """Those of the first seed, by the system's name; a study elsewhere does not train them again."""
+    study, here, there = results_tiny(), tmp_path / "here", tmp_path / "there"
+    queue, kept = plan_study(study, here), Kept(tmp_path / "docs")
+    policy = DualSystem(
+        PolicyConfig(planner="vad", adapter="none", dim=32, heads=2, channels=(8, 8, 16, 16)), Rig.fake()
+    )
+    policy.fit_planner(Samples.fake(24, Rig.fake()))
+    for seed in study.seeds:
+        policy.save_pretrained(here / "stages" / str(seed) / "vad" / "policy")
+        queue.note(f"train/{seed}/vad", state="done", seconds=7.0)
+    keep_weights(study, queue, here, kept)
+    assert [p.name for p in tmp_path.glob("docs/*/*") if p.is_dir()] == ["vad"]
+    driven = make_policy(str(tmp_path / "docs" / "weights" / "vad"))
+    assert driven.config.planner == "vad"
+    elsewhere = plan_study(study, there)
+    assert adopt_weights(study, elsewhere, there, Kept(tmp_path / "docs")) == ["train/0/vad"]
+    assert elsewhere.finished("train/0/vad")
 
 
 # --- class shares -------------------------------------------------------------------------------------------

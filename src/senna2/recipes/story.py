@@ -20,6 +20,7 @@ from senna2.model.policy import DualSystem
 from senna2.recipes.cache import CLIP_CODE, FRAME_CODE, keep_if_same
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe
+from senna2.recipes.kept_weights import has, kept_of
 from senna2.recipes.measure import (
     clip_shapes,
     collect_results,
@@ -30,7 +31,6 @@ from senna2.recipes.measure import (
 from senna2.recipes.media import PAIR, family_videos, story_figures
 from senna2.recipes.results import Study, baselines, baselines_tiny, results, results_tiny
 from senna2.recipes.rows import Kept
-from senna2.recipes.stage_one import has, jobs_of
 from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, with_adapter
 from senna2.recipes.study import plan_study
 from senna2.recipes.study_report import run_study, unmeasured
@@ -78,7 +78,7 @@ def jobs_verb(
     if publish is None:
         return queue.listing(only)
     kept = Kept(publish)
-    there = {job for seed in recipe.seeds if has(kept, queue, seed) for job in jobs_of(seed)}
+    there = {job for one in kept_of(recipe) if has(kept, queue, one) for job in one.jobs}
     rows = queue.listing(only or unmeasured(recipe, queue, kept))
     return [row | ({"state": "kept"} if row["job"] in there and row["state"] != "done" else {}) for row in rows]
 

@@ -17,11 +17,11 @@ from senna2.recipes.arms import PEERS, TRAINERS
 from senna2.recipes.claims import claims, evidence
 from senna2.recipes.costs import with_minutes
 from senna2.recipes.found import Found, costs_of, drives_of, gather, kept_costs, kept_figure
+from senna2.recipes.kept_weights import adopt_weights, keep_weights
 from senna2.recipes.measure import headline
 from senna2.recipes.queue import Queue, QueueError, run_queue
 from senna2.recipes.results import Study
 from senna2.recipes.rows import SHOWCASE, Kept
-from senna2.recipes.stage_one import adopt_stage_one, keep_stage_one
 from senna2.recipes.study import COSTS, SHOWN, measured_by, plan_study, row_jobs
 from senna2.recipes.systems import systems_page
 from senna2.report.markdown import results_page
@@ -59,7 +59,7 @@ def run_study(
         wanted = only or unmeasured(study, queue, kept)
         if wanted:
             if kept is not None:
-                adopt_stage_one(study, queue, out, kept)
+                adopt_weights(study, queue, out, kept)
             run_queue(queue, side_by_side=workers, only=wanted)
     except QueueError as error:
         failure = error
@@ -95,7 +95,7 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     origin = provenance(study.seed)  # before anything is written: what is published may lie in the checkout itself
     kept = None if publish is None else Kept(publish)
     if kept is not None:
-        keep_stage_one(study, queue, out, kept)
+        keep_weights(study, queue, out, kept)
     found = gather(study, queue, out, kept)
     if not found.suites:
         return {"queue": str(out / "queue.json"), "rows": "none is finished yet"}

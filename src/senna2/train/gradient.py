@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from senna2.model.batch import Batch
-from senna2.model.layers import mlp
+from senna2.model.layers import mlp, zero_last
 from senna2.model.planners.dit import DiT
 from senna2.model.planners.knots import Reader
 from senna2.model.policy import DualSystem
@@ -71,7 +71,7 @@ class Critic(nn.Module):
         self.query_C = nn.Parameter(torch.randn(dim) * 0.5)
         self.reader = Reader(dim, heads)
         self.told = mlp(2, dim, dim)
-        self.value = mlp(dim, dim, 1)
+        self.value = zero_last(mlp(dim, dim, 1))
 
     def forward(self, scene: SceneTokens, batch: Batch) -> torch.Tensor:
         """(B,)"""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from senna2.model.batch import Batch
-from senna2.model.layers import mlp
+from senna2.model.layers import mlp, zero_last
 from senna2.model.planners import rad_anchors as anchors
 from senna2.model.planners.base import Planner
 from senna2.model.planners.knots import Reader
@@ -66,7 +66,7 @@ class Rad(Planner):
         self.readers = nn.ModuleList(Reader(dim, config.heads) for _ in range(self.options.readers))
         self.norm = nn.LayerNorm(dim)
         self.along, self.across = mlp(dim, dim, anchors.BINS), mlp(dim, dim, anchors.BINS)
-        self.values = mlp(dim, dim, 2)
+        self.values = zero_last(mlp(dim, dim, 2))  # a critic that knows nothing expects nothing
 
     def believe(self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch) -> Beliefs:
         with self.autocast():

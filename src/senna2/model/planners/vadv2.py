@@ -61,7 +61,8 @@ class VadV2(KnotPlanner):
         self.head = nn.Sequential(mlp(dim, dim), nn.SiLU(), nn.Linear(dim, 1, bias=False))
 
     def more(self, knots_NK2: Array, v_N: Array) -> dict[str, Array]:
-        return {"vocabulary_VK2": furthest_plans(knots_NK2, self.options.vocabulary)}
+        # To a tenth of a millimetre: a checkpoint holds it as text.
+        return {"vocabulary_VK2": furthest_plans(knots_NK2, self.options.vocabulary).round(4)}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return super().shapes() | {"vocabulary_VK2": (self.options.vocabulary, self.knots, 2)}
