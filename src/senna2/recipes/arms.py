@@ -106,7 +106,7 @@ def _with_steps(recipe: Recipe, stage: str, steps: int, **more: Any) -> Recipe:
 
 # CPU time of a training step over that of `dit`, encoder and perception with it (benchmarks/planners.py).
 STEP_OVER_DIT = {
-    "transfuser": 0.80, "vad": 0.64, "vadv2": 1.18, "genad": 0.67, "diffusiondrive": 0.92, "resad": 1.41, "rad": 0.65,
+    "transfuser": 0.80, "vad": 0.64, "vadv2": 1.18, "genad": 0.67, "diffusiondrive": 0.92, "resad": 1.41, "rad": 0.72,
 }  # fmt: skip
 BY_IMITATION = tuple(name for name in STEP_OVER_DIT if name not in DRIVEN)
 DIT_STEP_S, ASK_S = 0.2125, 0.0645  # a step of 1b and what the VLM's decision adds in 1c, in the published study

@@ -48,7 +48,8 @@ class Discriminator(nn.Module):
         self.among_points = Attention(dim, heads)
         self.told = nn.Linear(dim, dim)
         self.agents, self.lines, self.rest = (Reader(dim, heads) for _ in range(3))
-        self.score = zero_last(nn.Sequential(nn.LayerNorm(dim), mlp(dim, dim), nn.SiLU(), nn.Linear(dim, 1)))
+        last = nn.Linear(dim, 1, bias=False)  # a softmax does not see a bias
+        self.score = zero_last(nn.Sequential(nn.LayerNorm(dim), mlp(dim, dim), nn.SiLU(), last))
 
     def forward(self, points_BMP2: Tensor, told_BC: Tensor, scene: SceneTokens) -> Tensor:
         """→ (B, M)"""
