@@ -98,7 +98,7 @@ class VadV2(KnotPlanner):
         plans = self.in_reach(batch.motion_B4[:, 0])
         gap_BM = torch.linalg.vector_norm(plans - expert[:, None], dim=-1).mean(-1)
         drawn = self._drawn(gap_BM, batch, seed, step)
-        plans, gap = plans[torch.arange(len(batch), device=drawn.device)[:, None], drawn], gap_BM.gather(1, drawn)
+        plans, gap = plans.take_along_dim(drawn[..., None, None], 1), gap_BM.gather(1, drawn)
         z = self.logits(plans, scene, f_vlm, batch)
         meets = conflicts(plans, batch, self.at_K)
         meets[:, 0] = False  # the expert's own nearest: what it meets is the vocabulary's coarseness
