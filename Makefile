@@ -35,3 +35,4 @@ test-slow: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +  # kernels that numba compiled among them

@@ -25,6 +25,7 @@ ORDER = (
         "registry",
         "progress",
         "workers",
+        "compiled",
         "decisions",
         "instructions",
         "geometry",

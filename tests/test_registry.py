@@ -13,7 +13,7 @@ import senna2
 from senna2 import registry
 from senna2.drivers import ConstantVelocity
 from senna2.files import replace_folder, write_json
-from senna2.provenance import provenance
+from senna2.provenance import COMMIT, _commit, provenance
 from senna2.types import InputError
 
 
@@ -32,6 +32,9 @@ def test_an_unknown_kind_or_name_lists_what_exists():
 
 def test_policies_come_by_name_or_folder(tmp_path):
     assert isinstance(registry.make_policy("constant_velocity"), ConstantVelocity)
+    assert isinstance(registry.make_policy("senna2.drivers:ConstantVelocity"), ConstantVelocity)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        registry.make_policy("senna2.drivers:NoSuchDriver")
     with pytest.raises(InputError, match="neither a registered policy nor a checkpoint folder"):
         registry.make_policy("no_such_driver")
     with pytest.raises(InputError, match=r"without config\.json"):
@@ -69,8 +72,9 @@ def test_provenance_is_json_and_says_what_ran():
 
 
 def test_provenance_does_without_git(monkeypatch):
+    assert provenance()["commit"] == COMMIT
     monkeypatch.setenv("PATH", "")
-    assert provenance()["commit"] is None
+    assert _commit() is None
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

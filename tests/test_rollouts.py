@@ -233,6 +233,26 @@ def test_samples_are_planned_in_batches_or_one_by_one_alike() -> None:
         plan_samples(Echo(), samples.take(slice(0, 0)))
 
 
+@pytest.mark.parametrize(("points", "dt"), [(30, 0.2), (60, 0.05), (6, 0.5), (40, 0.1)])
+def test_plans_of_another_step_are_brought_to_ours(points: int, dt: float) -> None:
+    class Other(Echo):
+        def act(self, observation: Observation) -> Plan:
+            x = observation.v * dt * np.arange(1, points + 1)
+            return Plan(Trajectory(np.stack([x, 0 * x], 1), dt))
+
+    samples = Samples.fake(3)
+    assert np.allclose(plan_samples(Other(), samples).points_NT2, plan_samples(Echo(), samples).points_NT2, atol=1e-4)
+
+
+def test_a_plan_that_is_too_short_is_refused_in_samples_too() -> None:
+    class Short(Echo):
+        def act(self, observation: Observation) -> Plan:
+            return Plan(Trajectory(Trajectory.fake().points_T2, 0.05))
+
+    with pytest.raises(InputError, match=r"plan_samples: sample 0: plan of 15 points at 0\.1 s; 30 are needed"):
+        plan_samples(Short(), Samples.fake(2))
+
+
 def test_a_policy_that_plans_one_by_one_is_told_each_clips_own_body() -> None:
     class Told(Echo):
         def __init__(self) -> None:

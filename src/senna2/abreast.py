@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from senna2.rollouts import ClipSource, Course, Record, begin_course, clip_seed, drive, load_source
-from senna2.types import ClipMeta, Observation, Plan, Rollout
+from senna2.types import ClipMeta, InputError, Observation, Plan, Rollout
 from senna2.world.sim import DEFAULT_CONFIG, SimConfig, with_vehicle
 
 LANES = 8  # more gain little, and hold as many clips in memory
@@ -34,6 +34,8 @@ def drive_abreast(
     sums are rounded otherwise than alone: a drive may differ from `drive`'s in the last digits. `done()` is called
     after each clip. Raises `InputError` as `drive` does.
     """
+    if lanes < 1:
+        raise InputError(f"drive_abreast: lanes is {lanes}; at least 1")
     if not hasattr(policy, "lockstep"):
         rollouts = []
         for source in sources:

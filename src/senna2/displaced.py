@@ -26,7 +26,8 @@ class Displacement:
 
 def displaced(simulator: Simulator, state: SimState, how: Displacement, rng: np.random.Generator) -> SimState | None:
     """`state` with the ego displaced, its remembered frames moved along with it: the cameras' history shows the motion
-    that the ego now has. None where it would touch somebody or a kerb from the start."""
+    that the ego now has. None where it would touch somebody, or stand off the
+    road, from the start."""
     ego = state.ego
     offset, turn = rng.normal(0, how.offset_m), rng.normal(0, how.yaw_rad)
     share, more = rng.uniform(*how.speed_share), rng.normal(0, how.speed_m_s)

@@ -21,7 +21,7 @@ def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
     """A JSON-able record of this process. Everything that may differ between two equal runs lives here."""
     return {
         "senna2": senna2.__version__,
-        "commit": _commit(),
+        "commit": COMMIT,
         "command": shareable_command(sys.argv),
         "seed": seed,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -35,9 +35,15 @@ def provenance(seed: int | None = None, **more: Any) -> dict[str, Any]:
 
 def shareable_command(argv: Sequence[str]) -> str:
     """The command line with absolute paths cut to their last part: results are published, homes are private."""
-    words = [word if not Path(word).is_absolute() else Path(word).name for word in argv[1:]]
+    words = [_cut(word) for word in argv[1:]]
     name = Path(argv[0]).name
     return " ".join(["senna2" if name == "cli.py" else name, *words])  # `python -m senna2.cli` is the same command
+
+
+def _cut(word: str) -> str:
+    """`--out=/home/…` too."""
+    option, equals, value = word.rpartition("=")
+    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def _commit() -> str | None:
@@ -55,3 +61,6 @@ def _commit() -> str | None:
         return f"{head}{'+' if git('status', '--porcelain') else ''}" if head else None
     except FileNotFoundError:  # a checkout on a machine without git
         return None
+
+
+COMMIT = _commit()  # asked when this process begins: a checkout may move on under a long run, whose code does not

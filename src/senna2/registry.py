@@ -105,14 +105,15 @@ def find_checkpoint(path: Path) -> Path | None:
 
 
 def make_policy(spec: str, *, seed: int = 0, forced: Any = None, any_rig: bool = False) -> Any:
-    """A policy by registered name, or from a checkpoint folder (one that holds config.json).
+    """A policy by registered name or `module:attribute`, or from a checkpoint folder (one that holds config.json).
 
     Of a checkpoint: `forced` is a decision for the whole rollout, or a callback `(observation, the VLM's decision) ->
     Decision | None`; `any_rig` drives with other cameras than those it was trained with. Raises `InputError` for an
     unknown name, and for these options with a registered driver, which has no decision to override.
     """
     shipped = packaged()
-    if spec in listing("policies") and spec not in shipped:
+    outside = ":" in spec and not Path(spec).exists()
+    if outside or (spec in listing("policies") and spec not in shipped):
         if forced is not None or any_rig:
             raise InputError(f"--policy {spec}: forced and any_rig are for checkpoints; this driver decides nothing")
         factory: Callable[[], Any] = get("policies", spec)

@@ -82,7 +82,7 @@ def drive(
 
     plan_every: frames between two plans (the rest of the last one is followed between). record: keep the
     observations of every `record_every`-th frame, with state or with images and state. start: the ego's first
-    state, by default the expert's. Raises `InputError` for a plan that is not finite or not 30 points long.
+    state, by default the expert's. Raises `InputError` for a plan that is not finite or shorter than 3 s.
     """
     course, meta = begin_course(
         scene, policy_name=policy_name, seed=seed, renderer=renderer, plan_every=plan_every, record=record,
@@ -133,7 +133,8 @@ def _course(
             observation = sim.observe(state, images=images)
         if plans_now and observation is not None:
             made = yield observation
-            plan, made_at = _checked(made, observation.v, policy_name, sim.scene, state), state
+            where = f"policy {policy_name}, clip {sim.scene.meta.name}, {state.t_s:.1f} s"
+            plan, made_at = _checked(made, observation.v, where), state
         kept = observation if keeps else None
         if kept is not None and record == "state":
             kept = dataclasses.replace(kept, images={})
@@ -147,9 +148,8 @@ def _course(
     return log.rollout(sim, policy_name, seed, record != "none")
 
 
-def _checked(plan: Plan, v: float, policy_name: str, scene: Scene, state: SimState) -> Plan:
-    """The plan with 30 points at 0.1 s; coarser ones by the clamped spline."""
-    where = f"policy {policy_name}, clip {scene.meta.name}, {state.t_s:.1f} s"
+def _checked(plan: Plan, v: float, where: str) -> Plan:
+    """The plan with 30 points or more at 0.1 s; coarser ones by the clamped spline."""
     try:
         trajectory = plan.trajectory.validate()
     except InputError as error:
@@ -355,7 +355,8 @@ def plan_samples(
     """Plans of a policy for samples, open loop; `decision` forces the planner's. `shapes`: the ego's body by clip name.
 
     Uses `policy.plan_batch(samples, decision, seed)` where there is one, else `act` on one sample after the other,
-    each after a `reset` without an expert. Raises `InputError` if a decision is forced on a policy that takes none.
+    each after a `reset` without an expert; its plan may have another step, as in `drive`. Raises `InputError` if a
+    decision is forced on a policy that takes none, and for a plan that is not finite or shorter than 3 s.
     """
     if len(samples) == 0:
         raise InputError("plan_samples: there is no sample")
@@ -373,7 +374,8 @@ def plan_samples(
         blank = np.zeros((0, 3))
         shape = (shapes or {}).get(samples.clips[samples.clip_N[i]], VehicleShape())
         policy.reset(ClipMeta(PLAN_DT, _rig_of(samples), shape, 0.0, blank[:, 0], blank, start), seed)
-        plans.append(policy.act(observation))
+        plan = _checked(policy.act(observation), observation.v, f"plan_samples: sample {i}")
+        plans.append(dataclasses.replace(plan, trajectory=plan.trajectory.first(PLAN_STEPS)))
     return Plans.stack(plans).validate()
 
 

@@ -29,7 +29,7 @@ def good() -> dict:
     policies["senna2 showcase"] = {"closed_loop": {"finished": _metric(0.93, [0.9, 0.95])}}
 
     def proof(value, low, high):
-        return {"value": value, "ci95": [low, high], "n": 480, "n_seeds": 3}
+        return {"value": value, "ci95": [low, high], "n": 480, "n_seeds": 3, "per_seed": [value] * 3}
 
     found = {
         "imitation_fde_over_cv": proof(0.5, 0.45, 0.55), "imitation_af_cr_over_cv": proof(0.2, 0.15, 0.25),
@@ -37,7 +37,7 @@ def good() -> dict:
         "fde_stage_2": proof(0.02, 0.0, 0.03), "fde_stage_3": proof(0.08, 0.05, 0.1),
         "af_cr_reduction_vs_senna": proof(0.5, 0.3, 0.6), "stage2_gap_reduction": proof(0.25, 0.1, 0.3),
         "stage2_over_prolonged": proof(0.1, 0.02, 0.2), "stage3_af_cr_reduction": proof(0.4, 0.2, 0.5),
-        "least_class_share": {"value": 0.7, "ci95": None, "n": 5000, "n_seeds": 3},
+        "least_class_share": {"value": 0.7, "ci95": None, "n": 5000, "n_seeds": 3, "per_seed": []},
         **{f"adapter_f1_over_{k}": proof(0.02, -0.01, 0.04) for k in ("decision", "vlm", "none")},
         **{f"adapter_fde_over_{k}": proof(-0.02, -0.04, 0.01) for k in ("decision", "vlm", "none")},
         **{f"control_{p}_over_senna": proof(0.05, 0.02, 0.08) for p in
@@ -212,7 +212,8 @@ def test_gap_reductions_come_out_at_what_was_put_in():
 def test_pairing_takes_out_what_clips_have_in_common():
     """The clips differ far more than the policies do; paired, the interval is narrow all the same."""
     study = _study()
-    value, ci, n, seeds = paired([study[p]["open_loop"]["fde_m"] for p in ("senna2@2", "senna2@1")], np.subtract)
+    value, ci, n, seeds, own = paired([study[p]["open_loop"]["fde_m"] for p in ("senna2@2", "senna2@1")], np.subtract)
+    assert own == pytest.approx([0.05] * 3, abs=1e-3)
     assert value == pytest.approx(0.05, abs=1e-3)
     assert ci is not None
     assert ci[1] - ci[0] < 0.01
@@ -225,15 +226,16 @@ def test_pairing_uses_common_seeds_alone():
     second = _units([[2.0, 3.0]], (1,))
     assert paired([second, both], np.subtract)[::3] == (pytest.approx(1.0), 1)
     assert paired_difference(second, both)["difference"] == pytest.approx(1.0)
+    assert paired_difference(second, both)["per_seed"] == pytest.approx([1.0])
     assert paired([both, _units([[4.0, 4.5]], (ANY_SEED,))], np.subtract)[::3] == (pytest.approx(-1.0), 2)
     elsewhere = _units([[2.0, 3.0]], (7,))
-    assert paired([elsewhere, both], np.subtract) == (None, None, 0, 0)
+    assert paired([elsewhere, both], np.subtract) == (None, None, 0, 0, [])
     assert paired_difference(elsewhere, both)["paired_over"] == 0
 
 
 def test_pairing_uses_common_clips_alone():
     a, b = _units([[1.0, 2.0, 3.0]]), _units([[0.0, 5.0]])
-    assert paired([a, b], np.subtract)[::2] == (pytest.approx(-1.0), 2)
+    assert paired([a, b], np.subtract)[::2] == (pytest.approx(-1.0), 2, pytest.approx([-1.0]))
     with pytest.raises(InputError, match="no units"):
         paired([a, MetricValue(1.0)], np.subtract)
 

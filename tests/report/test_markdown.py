@@ -11,6 +11,7 @@ from senna2.evaluate.open_loop import open_loop
 from senna2.evaluate.results import assemble, compare
 from senna2.recipes.claims import NAMES, claims
 from senna2.report.markdown import results_page
+from senna2.report.media import Figure
 from senna2.report.overview import overview_figure, scale_of
 from senna2.types import Plans, Rig, Rollout, Samples, VehicleShape
 
@@ -37,7 +38,7 @@ def test_the_page_holds_tables_claims_and_figures():
     for title in ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Claims", "Comparisons", figure.title):
         assert re.search(rf"^## {title}", page, re.M), title
     for name in NAMES:
-        assert f"| `{name}` |" in page
+        assert f"| `{name}`<br>" in page
     assert page.count("not held: not measured") == len(NAMES)
     assert "2.0 core-hours" in page
     assert "![Every row at a glance](figures/figure-1.svg)" in page
@@ -66,7 +67,7 @@ def test_a_cause_stands_below_the_claims_and_not_in_their_table():
     below = page.split("## Claims")[1].split("## Table 1")[0]
     for name in NAMES:
         assert f"\n* `{name}` not held: not measured" in below
-        assert "not measured" not in next(line for line in below.splitlines() if line.startswith(f"| `{name}` |"))
+        assert "not measured" not in next(line for line in below.splitlines() if line.startswith(f"| `{name}`<br>"))
 
 
 def test_a_note_says_what_it_is_about():
@@ -78,6 +79,24 @@ def test_a_note_says_what_it_is_about():
     page = results_page(results, claims(results), {})
     assert "\n* `senna2@1`, `senna2`, CR, AF-CR: seen from above" in page.split("## Table 3")[1].split("## Table 4")[0]
     assert "\n* `senna2`, avg: rare" in page.split("## Table 1")[1].split("## Table 2")[0]
+
+
+def test_rows_of_fewer_clips_or_training_seeds_are_named():
+    results = _results()
+    assert "of the" not in results_page(results, claims(results), {}).split("## Table 3")[1].split("## Table 4")[0]
+    results["policies"]["senna2"]["closed_loop"]["af_cr"] |= {"n": 1, "per_seed": [0.1]}
+    results["policies"]["constant_velocity"]["closed_loop"]["af_cr"]["per_seed"] = [0.1]  # nothing is trained there
+    table = results_page(results, claims(results), {}).split("## Table 3")[1].split("## Table 4")[0]
+    assert "\n* `senna2`: closed loop over 1 of the 2 clips; beside the others only under Comparisons" in table
+    assert "\n* `senna2`: not all of the training seeds yet" in table
+
+
+def test_the_figure_of_all_rows_stands_first_and_the_comparisons_last():
+    results = _results()
+    figures = {f"{name}.svg": Figure(name, "", "<svg/>") for name in ("first", "second")}
+    page = results_page(results, claims(results), figures)
+    places = [page.index(f"## {title}") for title in ("first", "Claims", "Table 1", "second", "Comparisons")]
+    assert places == sorted(places)
 
 
 def test_one_driver_far_off_does_not_set_the_scale():

@@ -191,19 +191,22 @@ def test_broken_results_and_missing_videos_leave_the_old_page(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metric", "difference", "ci", "words"),
+    ("metric", "difference", "ci", "seeds", "words"),
     [
-        ("closed_loop.af_cr", -0.2, [-0.3, -0.1], "a better"),
-        ("closed_loop.af_cr", 0.2, [0.1, 0.3], "b better"),
-        ("consistency.avg", 0.2, [0.1, 0.3], "a better"),
-        ("consistency.avg", 0.2, [-0.1, 0.5], "tie"),
-        ("consistency.avg", 0.0, [0.0, 0.0], "tie"),
-        ("consistency.coverage", 0.2, [0.1, 0.3], "differs"),
-        ("consistency.avg", 0.2, None, "no interval"),
+        ("closed_loop.af_cr", -0.2, [-0.3, -0.1], [-0.3, -0.2, -0.1], "a better"),
+        ("closed_loop.af_cr", 0.2, [0.1, 0.3], [0.2, 0.3, 0.1], "b better"),
+        ("closed_loop.af_cr", 0.2, [0.1, 0.3], [0.5, 0.3, -0.2], "training seeds differ"),
+        ("closed_loop.af_cr", 0.2, [0.1, 0.3], [0.2], "b better, one training seed"),
+        ("consistency.avg", 0.2, [0.1, 0.3], [], "a better"),  # of what was not trained
+        ("consistency.avg", 0.2, [-0.1, 0.5], [0.2, 0.2], "tie"),
+        ("consistency.avg", 0.0, [0.0, 0.0], [0.0, 0.0], "tie"),
+        ("consistency.coverage", 0.2, [0.1, 0.3], [0.2, 0.2], "differs"),
+        ("consistency.avg", 0.2, None, [0.2], "no interval"),
     ],
 )
-def test_verdicts(metric, difference, ci, words):
-    assert verdict({"metric": metric, "a": "a", "b": "b", "difference": difference, "ci95": ci})[0] == words
+def test_verdicts(metric, difference, ci, seeds, words):
+    row = {"metric": metric, "a": "a", "b": "b", "difference": difference, "ci95": ci, "per_seed": seeds}
+    assert verdict(row)[0] == words
 
 
 def test_numbers():

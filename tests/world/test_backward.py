@@ -14,9 +14,10 @@ from senna2.world.gaussians import SH_C0, GaussianCloud
 from senna2.world.render import Instance, PosedCamera, Sky, posed
 from senna2.world.render.autograd import render_differentiable
 from senna2.world.render.backward import Gradients, backward, forward
-from senna2.world.render.base import LUMA, slope_limits, unit_rays
+from senna2.world.render.base import slope_limits, unit_rays
 from senna2.world.render.cpu import CpuRenderer
 from senna2.world.render.reference import cloud_tensors, covariance, render_gaussians, sh_colour
+from senna2.world.render.rules import LUMA
 
 torch.set_num_threads(1)
 FIELDS = ("means_N3", "scales_N3", "quats_N4", "opacities_N", "sh_NK3")

@@ -104,6 +104,19 @@ def test_a_state_can_be_driven_on_from() -> None:
     assert saved == env.reset(options={"scene": 0, "state": saved})[1].get("state", saved)
 
 
+def test_what_cannot_be_reset_to_or_driven_says_so() -> None:
+    env = DrivingEnv([stopped_ahead(), dataclasses.replace(Scene.fake(), tracks=())])
+    env.reset(seed=0, options={"scene": 0})
+    with pytest.raises(InputError, match=r"reset option 'secne'.*'scene'"):
+        env.reset(options={"secne": 1})
+    with pytest.raises(InputError, match="needs 'scene'"):
+        env.reset(options={"state": env.state})
+    with pytest.raises(InputError, match="has 1 agents, clip fake has 0"):
+        env.reset(options={"state": env.state, "scene": 1})
+    with pytest.raises(InputError, match=r"action: has shape \(0, 2\), expected \(30, 2\)"):
+        env.step(np.zeros((0, 2)))
+
+
 def test_pictures() -> None:
     scene = Scene.fake()
     env = DrivingEnv(scene, render_mode="rgb_array")

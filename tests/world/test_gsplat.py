@@ -22,10 +22,10 @@ from senna2.frames import pose_to_matrix
 from senna2.types import Array, Camera, EgoState, InputError, Rig
 from senna2.world.gaussians import GaussianCloud
 from senna2.world.render import Instance, PosedCamera, Sky, View, gsplat, posed, select
-from senna2.world.render.base import DEPTH_PHASE, DEPTH_STEPS, EPS_2D
 from senna2.world.render.cpu import CpuRenderer
 from senna2.world.render.gsplat import GsplatRenderer
 from senna2.world.render.reference import ReferenceRenderer, covariance, render_gaussians
+from senna2.world.render.rules import DEPTH_PHASE, DEPTH_STEPS, EPS_2D
 from senna2.world.render.select import choose_renderer, probe
 
 torch.set_num_threads(1)

@@ -160,7 +160,7 @@ def test_a_car_that_keeps_to_a_path_touches_nothing(kind: str, case: int) -> Non
             continue
         s = np.arange(line.s_P[0] + 1.0, line.s_P[-1] - shape.front, 0.5)
         boxes = box_of(line.world(s, 0.0), shape)
-        assert not judge.kerb_hits(boxes).any()
+        assert not any(judge.kerbs.hit(box) for box in boxes)
         assert area.outside_m(np.concatenate([corners(box) for box in boxes])) == 0.0
         if roads.main.drop is None:
             assert not any(judge.straddling(box) for box in boxes)

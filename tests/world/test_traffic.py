@@ -461,6 +461,13 @@ def test_stepping_is_pure_and_any_instant_restores(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_state_without_anybody_is_kept_too(kind: str) -> None:
+    sim = Simulator(dataclasses.replace(Scene.fake(), tracks=()), SimConfig(traffic=kind))
+    state = sim.step(sim.reset(), Trajectory.fake())
+    assert state_from_arrays(sim, state_to_arrays(state)) == state
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_boxes_are_whole_and_nobody_jumps(kind: str) -> None:
     sim = Simulator(mixed(), SimConfig(traffic=kind))
     state = sim.reset()

@@ -9,7 +9,7 @@ import pytest
 
 from senna2.frames import along_polyline
 from senna2.types import Array, EgoState, Trajectory, VehicleShape
-from senna2.world.vehicle import Tracker, VehicleLimits, along_plan, bicycle_substep, follow_plan, path_under_plan
+from senna2.world.vehicle import Tracker, VehicleLimits, along_plan, bicycle_substep, path_under_plan
 from senna2.world.vehicle_kernel import remainder
 
 SHAPE, LIMITS, TRACKER = VehicleShape(), VehicleLimits(), Tracker()
@@ -136,9 +136,8 @@ def test_a_path_is_its_substeps() -> None:
     accel, steer = TRACKER.command(state, plan, SHAPE, LIMITS)
     path = path_under_plan(state, plan, 0.1, 5, SHAPE, LIMITS, TRACKER)
     assert np.array_equal(path[0], state.as_array())
-    for row, after in zip(path[1:], follow_plan(state, plan, 0.1, 5, SHAPE, LIMITS, TRACKER), strict=True):
+    for row in path[1:]:
         state = bicycle_substep(state, accel, steer, 0.02, SHAPE, LIMITS)
-        assert state == after
         assert np.array_equal(row, state.as_array())
 
 

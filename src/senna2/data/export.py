@@ -65,6 +65,7 @@ def export(
     odd = sorted(set(kinds) - set(KINDS))
     if odd:
         raise InputError(f"--kinds {odd}: unknown; there are {list(KINDS)}")
+    out = out.absolute()  # "." has no name
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is not empty; choose another folder")
     index = usable(store.states)

@@ -135,8 +135,11 @@ def _from_columns(kind: str, path: Path, columns: dict[str, Array]) -> Recording
 
 
 def _read_csv(path: Path) -> Recording:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.reader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is no CSV in UTF-8 ({error})") from error
     if len(rows) < 2:
         raise InputError(f"{path}: no rows under a header")
     header = [name.strip() for name in rows[0]]

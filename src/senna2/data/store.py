@@ -1,6 +1,7 @@
 """Samples on disk: a folder of parts, one a clip, each a folder of plain `.npy` arrays.
 
-States are read into memory; images stay memory-mapped and are gathered a batch at a time. A part is written beside
+States are read into memory; images stay on disk and are gathered a batch at a time, their files open only meanwhile:
+a store has thousands, a process may have some hundred open. A part is written beside
 and renamed, so an interrupted run leaves only whole parts, and a part that exists is not made again.
 """
 
@@ -63,8 +64,8 @@ class SampleStore:
         if not chosen:
             raise InputError(f"{folder}: holds no samples; make them with `senna2 run` or `senna2 train 1a`")
         read = [_read_part(p, images) for p in chosen]
-        self._views = [r[1] for r in read]
-        shapes = [{camera: v.shape[1:] for camera, v in views.items()} for views in self._views]
+        self._images = [r[1] for r in read]
+        shapes = [{camera: rows.shape for camera, rows in images.items()} for images in self._images]
         for part, found_shapes in zip(chosen, shapes, strict=True):
             if found_shapes != shapes[0]:
                 raise InputError(
@@ -83,14 +84,33 @@ class SampleStore:
         index = np.asarray(index)
         part = np.searchsorted(self._start, index, side="right") - 1
         row = index - self._start[part]
-        images = {
-            camera: np.stack([self._views[p][camera][r] for p, r in zip(part, row, strict=True)])
-            for camera in self._views[0]
-        }
+        images = {camera: np.empty((len(index), *rows.shape), np.uint8) for camera, rows in self._images[0].items()}
+        for camera, image_BKHW3 in images.items():
+            for out, p, r in zip(image_BKHW3, part, row, strict=True):
+                self._images[p][camera].read(r, out)
         return dataclasses.replace(self.states.take(index), images=images)
 
 
-def _read_part(folder: Path, images: bool) -> tuple[Samples, dict[str, Array]]:
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Where the images of one camera lie in a file; `shape` of one sample's: (K, H, W, 3), uint8."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+
+    def read(self, row: int, out_KHW3: Array) -> None:
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.offset + int(row) * out_KHW3.nbytes)
+                held = file.readinto(out_KHW3.data)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+        if held != out_KHW3.nbytes:
+            raise InputError(f"{self.path}: ends before sample {row}; delete its folder and make the samples again")
+
+
+def _read_part(folder: Path, images: bool) -> tuple[Samples, dict[str, _Rows]]:
     meta = load_json(folder / "part.json")
     schema = meta.get("schema") if isinstance(meta, dict) else None
     if schema != SCHEMA:
@@ -101,18 +121,20 @@ def _read_part(folder: Path, images: bool) -> tuple[Samples, dict[str, Array]]:
     values: dict[str, Any] = {k: tuple(meta[k]) for k in _TEXT}
     for field in _ARRAYS:
         values[field] = _load(folder / f"{field}.npy", meta["n"])
-    views = {}
+    rows = {}
     for camera in meta["cameras"] if images else ():
         path = folder / f"images.{camera}.npy"
-        views[camera] = _load(path, meta["n"], mmap=True)
-        require(views[camera].ndim == 5 and views[camera].dtype == np.uint8, str(path), "is not (N, K, H, W, 3) uint8")
+        mapped = _load(path, meta["n"], mmap=True)
+        sound = mapped.ndim == 5 and mapped.dtype == np.uint8 and mapped.flags.c_contiguous
+        require(sound, str(path), "is not (N, K, H, W, 3) uint8 in C order; delete its folder and make it again")
+        rows[camera] = _Rows(path, mapped.offset, mapped.shape[1:])
     try:
-        return Samples(**values, images={}).validate(), views
+        return Samples(**values, images={}).validate(), rows
     except InputError as error:
         raise InputError(f"{folder}: {error}; delete this folder and make the samples again") from error
 
 
-def _load(path: Path, n: int, *, mmap: bool = False) -> Array:
+def _load(path: Path, n: int, *, mmap: bool = False) -> Any:
     try:
         value = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -96,10 +96,12 @@ DEFINITIONS = {
         "note holds each wish's share. A planner that ignores the words has 0, one that changes at random 0.5."
     ),
     "statistics": (
-        "Seeds are averaged per clip, clips are bootstrapped (95 %, 2000 draws, fixed generator); counts of "
-        "0 or n take the Clopper–Pearson interval over clips. n counts what is measured (samples, frames or "
-        "clips). Pairs of policies are compared on the same clips: difference = a − b; an interval of the "
-        "difference that holds 0 is a tie."
+        "Seeds are averaged per clip, clips are bootstrapped (95 %, 2000 draws, fixed generator); a share that fewer "
+        "than 5 clips keep from 0 or 1 takes the Clopper–Pearson interval over clips. n counts what is measured "
+        "(samples, frames or clips). Pairs of policies are compared on the same clips and training seeds: difference = "
+        "a − b; an interval of the difference that holds 0 is a tie. Intervals are those of other clips for these "
+        "trained weights; what another training would give is seen in per_seed alone. They are not corrected for "
+        "how many comparisons there are."
     ),
 }
 

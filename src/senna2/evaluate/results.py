@@ -21,7 +21,7 @@ CLIP_KEYS = (
     "policy", "seed", "clip", "scene_seed", "family", "collided", "at_fault", "rear_ended", "off_road",
     "parked", "straddled", "finished", "min_ttc_s", "progress_m", "video",
 )  # fmt: skip
-COMPARISON_KEYS = ("metric", "a", "b", "difference", "relative", "ci95", "paired_over")
+COMPARISON_KEYS = ("metric", "a", "b", "difference", "relative", "ci95", "paired_over", "per_seed")
 
 Suites = Mapping[str, Mapping[str, MetricValue]]
 

@@ -1,4 +1,4 @@
-"""Intervals: bootstrap over clips, Clopper–Pearson at the edges, paired differences. EVALUATION, Statistics.
+"""Intervals: bootstrap over clips, Clopper–Pearson near the edges, paired differences. EVALUATION, Statistics.
 
 Legend: B bootstrap draws, C clips, S seeds, K counts a metric is made of, M frames.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from scipy.stats import beta
@@ -20,6 +20,7 @@ from senna2.types import Array, InputError
 
 DRAWS = 2000
 LEVEL = 0.95
+RARE = 5  # clips: with fewer that count, draws of clips say too little about a share [ours]
 ANY_SEED = -1  # of what no training seed changes: baselines that learn nothing, the ceiling of the labels
 
 
@@ -132,8 +133,11 @@ def clip_weights(clips: int, draws: int = DRAWS) -> Array:
     return rng.multinomial(clips, np.full(clips, 1 / clips), size=draws).astype(np.float64)
 
 
-def clopper_pearson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Exact interval of a share. Raises `InputError` unless 0 ≤ successes ≤ n and n > 0."""
+def clopper_pearson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact interval of a share; between whole counts that of the beta distribution which joins them.
+
+    Raises `InputError` unless 0 ≤ successes ≤ n and n > 0.
+    """
     if not (n > 0 and 0 <= successes <= n):
         raise InputError(f"clopper_pearson: {successes} of {n} is no count")
     tail = (1 - level) / 2
@@ -159,7 +163,8 @@ def bootstrap(units: Units, draws: int = DRAWS) -> tuple[float, float] | None:
 
 
 def interval(units: Units) -> tuple[float, float] | None:
-    """The interval that is printed: Clopper–Pearson where a share is 0 or 1, else the bootstrap.
+    """The interval that is printed: Clopper–Pearson where a share is 0 or 1, or where fewer than `RARE` clips keep it
+    from being that (their bootstrap jumps and is too narrow), else the bootstrap.
 
     The count is that of clips, not of samples: samples of one clip are no independent trials [ours].
     """
@@ -167,10 +172,12 @@ def interval(units: Units) -> tuple[float, float] | None:
     if n == 0:
         return None
     value = units.at(np.ones((1, n)))[0] / units.scale
-    if units.is_share and (value <= 1e-12 or value >= 1 - 1e-12):
-        judged = int(np.isfinite(units.at(np.eye(n))).sum())
-        low, high = clopper_pearson(judged if value > 0.5 else 0, judged)
-        return low * units.scale, high * units.scale
+    if units.is_share:
+        own = units.at(np.eye(n)) / units.scale
+        own = own[np.isfinite(own)]
+        if min((own > 1e-12).sum(), (own < 1 - 1e-12).sum()) < RARE:
+            low, high = clopper_pearson(min(max(float(value), 0.0), 1.0) * len(own), len(own))
+            return low * units.scale, high * units.scale
     return bootstrap(units)
 
 
@@ -205,10 +212,10 @@ def alike(units: Sequence[Units]) -> list[Units]:
 def paired_difference(a: MetricValue, b: MetricValue) -> dict[str, Any]:
     """a − b on the clips and of the training seeds that both have, clips drawn in pairs.
 
-    Returns difference, relative (over |b|, None if b is 0), ci95 and paired_over (the number of clips); all
-    None where either does not exist.
+    Returns difference, relative (over |b|, None if b is 0), ci95, paired_over (the number of clips) and per_seed (each
+    training seed's own difference; empty where nothing was trained); None where either does not exist.
     """
-    nothing = {"difference": None, "relative": None, "ci95": None, "paired_over": 0}
+    nothing: dict[str, Any] = {"difference": None, "relative": None, "ci95": None, "paired_over": 0, "per_seed": []}
     if a.units is None or b.units is None or a.value is None or b.value is None:
         return nothing
     same = alike([a.units, b.units])
@@ -220,25 +227,42 @@ def paired_difference(a: MetricValue, b: MetricValue) -> dict[str, Any]:
     clips = len(same[1].clips)
     of_b = float(same[1].at(np.ones((1, clips)))[0])
     relative = difference / abs(of_b) if of_b != 0 else None
-    return {"difference": difference, "relative": relative, "ci95": ci, "paired_over": clips}
+    return {"difference": difference, "relative": relative, "ci95": ci, "paired_over": clips,
+            "per_seed": _by_seed(same, np.subtract)}  # fmt: skip
 
 
-def paired(
-    values: Sequence[MetricValue], of: Callable[..., Array]
-) -> tuple[float | None, tuple[float, float] | None, int, int]:
+class Paired(NamedTuple):
+    """A quantity made of several metrics: `n` clips and `n_seeds` training seeds that all of them have."""
+
+    value: float | None
+    ci95: tuple[float, float] | None
+    n: int
+    n_seeds: int
+    per_seed: list[float | None]
+
+
+def paired(values: Sequence[MetricValue], of: Callable[..., Array]) -> Paired:
     """`of(*values)` on the clips and of the training seeds that all have, with its interval: clips are drawn once for
-    all of them.
+    all of them. Its value is None where it does not exist.
 
-    Returns (value, ci95, number of clips, number of seeds); None where it does not exist. Raises `InputError` for a
-    metric that does not say what it was made of.
+    Raises `InputError` for a metric that does not say what it was made of.
     """
     units = [v.units for v in values if v.units is not None]
     if len(units) < len(values) or not units:
         raise InputError("paired: a metric has no units, so that its clips cannot be drawn again")
     same = alike(units)
     if not same:
-        return None, None, 0, 0
-    return *_with_interval(same, of), len(same[0].clips), max(len(u.seeds) for u in same)
+        return Paired(None, None, 0, 0, [])
+    seeds = max(len(u.seeds) for u in same)
+    return Paired(*_with_interval(same, of), len(same[0].clips), seeds, _by_seed(same, of))
+
+
+def _by_seed(same: Sequence[Units], of: Callable[..., Array]) -> list[float | None]:
+    """`of` the units of one training seed after the other; what was not trained goes with each."""
+    one = np.ones((1, len(same[0].clips)))
+    seeds = next((u.seeds for u in same if ANY_SEED not in u.seeds), ())
+    own = [float(of(*(u.at(one, ANY_SEED if ANY_SEED in u.seeds else s) for u in same))[0]) for s in seeds]
+    return [v if np.isfinite(v) else None for v in own]
 
 
 def _with_interval(same: Sequence[Units], of: Callable[..., Array]) -> tuple[float | None, tuple[float, float] | None]:

@@ -43,13 +43,6 @@ class LaneAreas:
         full = (1 << len(corners_42)) - 1
         return not any(self._chain_holds(lane, held, held[lane], full, 3) for lane in held)
 
-    def off_lanes(self, corners_42: Array) -> bool:
-        """Whether a corner is in no lane."""
-        seen = 0
-        for bits in self._corners_by_lane(corners_42).values():
-            seen |= bits
-        return seen != (1 << len(corners_42)) - 1
-
     def in_junction(self, point_2: Array) -> bool:
         """Whether a point (2,) is in a lane of a junction."""
         return bool(self._junction[self._held(np.asarray(point_2)[None]) > 0].any())
@@ -106,16 +99,6 @@ class Lines:
     def hit(self, box_5: Array) -> bool:
         """Whether a box (5,) meets any line."""
         return bool(hits_any(np.ascontiguousarray(box_5, np.float64), self.segments_S4))
-
-    def near(self, point_2: Array, radius: float) -> Array:
-        """Segments (S, 4) within `radius` m of a point (2,), the nearest first."""
-        seg = self.segments_S4
-        start, step = seg[:, :2], seg[:, 2:] - seg[:, :2]
-        rel = np.asarray(point_2, np.float64) - start
-        along = np.clip((rel * step).sum(1) / np.maximum((step * step).sum(1), 1e-18), 0, 1)
-        gap = np.hypot(*(rel - along[:, None] * step).T)
-        order = np.argsort(gap, kind="stable")
-        return seg[order[gap[order] <= radius]]
 
 
 def _polygons(rings: Sequence[Array], what: str) -> Array:

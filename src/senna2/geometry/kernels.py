@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from math import atan2, cos, inf, isfinite, sin, sqrt
 
-import numba
 import numpy as np
 
+from senna2.compiled import njit
 
-@numba.njit(cache=True)
+
+@njit()
 def _overlap(ax, ay, ac, as_, al, aw, bx, by, bc, bs, bl, bw):
     """Boxes by centre, cos and sin of yaw, half length, half width. `not (gap <= reach)`: NaN separates."""
     dx, dy = bx - ax, by - ay
@@ -22,7 +23,7 @@ def _overlap(ax, ay, ac, as_, al, aw, bx, by, bc, bs, bl, bw):
     return abs(bc * dy - bs * dx) <= bw + al * s + aw * c
 
 
-@numba.njit(cache=True)
+@njit()
 def overlap_many(a, b):
     out = np.empty(len(a), np.bool_)
     for i in range(len(a)):
@@ -38,7 +39,7 @@ def overlap_many(a, b):
     return out
 
 
-@numba.njit(cache=True)
+@njit()
 def overlap_one(p, others):
     out = np.empty(len(others), np.bool_)
     c, s, half_l, half_w = cos(p[2]), sin(p[2]), p[3] / 2, p[4] / 2
@@ -52,7 +53,7 @@ def overlap_one(p, others):
     return out
 
 
-@numba.njit(cache=True)
+@njit()
 def _hits(box, c, s, seg):
     """A segment is a box of no width: axes of the box, or the segment's normal, separate the two."""
     mx, my = (seg[0] + seg[2]) / 2 - box[0], (seg[1] + seg[3]) / 2 - box[1]
@@ -65,7 +66,7 @@ def _hits(box, c, s, seg):
     return abs(u * q - v * p) <= half_l * abs(q) + half_w * abs(p)
 
 
-@numba.njit(cache=True)
+@njit()
 def box_corners(box):
     """(4, 2) front-left, front-right, rear-right, rear-left."""
     c, s, half_l, half_w = cos(box[2]), sin(box[2]), box[3] / 2, box[4] / 2
@@ -76,7 +77,7 @@ def box_corners(box):
     return out
 
 
-@numba.njit(cache=True)
+@njit()
 def hits_many(boxes, segments):
     out = np.empty((len(boxes), len(segments)), np.bool_)
     for i in range(len(boxes)):
@@ -86,7 +87,7 @@ def hits_many(boxes, segments):
     return out
 
 
-@numba.njit(cache=True)
+@njit()
 def hits_any(box, segments):
     c, s = cos(box[2]), sin(box[2])
     for j in range(len(segments)):  # noqa: SIM110 (numba has no generators)
@@ -95,7 +96,7 @@ def hits_any(box, segments):
     return False
 
 
-@numba.njit(cache=True)
+@njit()
 def _pair_ttc(ego, ec, es, ego_v, box, v, step_s, steps):
     """First k·step_s, k up to `steps`, at which two boxes overlap, each at constant velocity; inf if there is none."""
     el, ew, half_l, half_w = ego[3] / 2, ego[4] / 2, box[3] / 2, box[4] / 2
@@ -122,7 +123,7 @@ def _pair_ttc(ego, ec, es, ego_v, box, v, step_s, steps):
     return inf
 
 
-@numba.njit(cache=True)
+@njit()
 def ttc_many(ego, ego_v, boxes, v, counts, step_s, steps):
     out = np.full(len(boxes), np.inf)
     ec, es = cos(ego[2]), sin(ego[2])
@@ -132,7 +133,7 @@ def ttc_many(ego, ego_v, boxes, v, counts, step_s, steps):
     return out
 
 
-@numba.njit(cache=True)
+@njit()
 def ttc_nearest(pose, ego, ego_v, boxes, counts, ahead, behind, step_s, steps):
     """(smallest over the agents ahead, smallest over those not behind). Boxes (A, 6) with the speed, NaN absent."""
     in_front, around = inf, inf
@@ -150,7 +151,7 @@ def ttc_nearest(pose, ego, ego_v, boxes, counts, ahead, behind, step_s, steps):
     return in_front, around
 
 
-@numba.njit(cache=True)
+@njit()
 def ttc_along(plan, ego, speed, plan_dt, boxes, v, bound, stand_speed, step_s, steps):
     out = np.full(len(plan), np.inf)
     moved = boxes.copy()
@@ -171,7 +172,7 @@ def ttc_along(plan, ego, speed, plan_dt, boxes, v, bound, stand_speed, step_s, s
     return out
 
 
-@numba.njit(cache=True)
+@njit()
 def _inside(x, y, edges, first, last):
     """Whether a point lies within the rings of edges `first` … `last` - 1 (even-odd) or on one of them."""
     odd = False
@@ -187,7 +188,7 @@ def _inside(x, y, edges, first, last):
     return odd
 
 
-@numba.njit(cache=True)
+@njit()
 def held_by(points, edges, first, bounds):
     """(L,) per area the bit set of the points within it. Area l: edges first[l] … first[l + 1] - 1, bounds (L, 4)."""
     held = np.zeros(len(bounds), np.int64)
@@ -200,7 +201,7 @@ def held_by(points, edges, first, bounds):
     return held
 
 
-@numba.njit(cache=True)
+@njit()
 def farthest_outside(points, edges):
     """Largest distance of a point from the area of these edges, 0 within."""
     worst = 0.0

@@ -89,16 +89,16 @@ QUANTITIES: dict[str, Quantity] = {
 
 
 def evidence(policies: Policies) -> dict[str, Any]:
-    """Every quantity whose metrics exist: value, ci95 (paired bootstrap over clips), n (clips), n_seeds."""
+    """Every quantity whose metrics exist: value, ci95 (paired bootstrap over clips), n (clips), n_seeds, per_seed."""
     found = {}
     for name, quantity in QUANTITIES.items():
         values = [_metric(policies, where) for where in quantity.metrics]
         if any(v is None or v.value is None or v.units is None for v in values):
             continue
         known = [v for v in values if v is not None]
-        value, ci, n, seeds = paired(known, quantity.of)
-        found[name] = {"value": finite(value), "ci95": None if ci is None else [finite(c) for c in ci], "n": n,
-                       "n_seeds": seeds}  # fmt: skip
+        whole = paired(known, quantity.of)
+        ci = None if whole.ci95 is None else [finite(c) for c in whole.ci95]
+        found[name] = {**whole._asdict(), "value": finite(whole.value), "ci95": ci}
     return found
 
 
@@ -144,12 +144,14 @@ class Claim:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     n_seeds: int = 0
     n: int = 0
+    per_seed: Sequence[float | None] = ()
 
 
 def claims(results: Json, causes: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The object of claims.json. `causes`: why a claim is not held, in words, by name; what the numbers show is said
     anyway. A claim whose rows are missing has value null, is not held, and says "not measured"."""
-    command, commit = (results["provenance"].get(k) for k in ("command", "commit"))
+    commit = results["provenance"].get("commit")
+    command = results.get("recipe", {}).get("command") or results["provenance"].get("command")
     out = {name: {**_judged(claim, (causes or {}).get(name)), "command": command, "commit": commit}
            for name, claim in _claims(_Reader(results)).items()}  # fmt: skip
     return validate_claims({"schema": SCHEMA, "claims": out})
@@ -174,8 +176,8 @@ class _Reader:
     def proof(self, name: str) -> dict[str, Any]:
         found = self.evidence.get(name)
         if found is None:
-            return {"value": None, "ci95": None, "n": 0, "n_seeds": 0}
-        return {k: found[k] for k in ("value", "ci95", "n", "n_seeds")}
+            return {"value": None, "ci95": None, "n": 0, "n_seeds": 0, "per_seed": ()}
+        return {k: found[k] for k in ("value", "ci95", "n", "n_seeds", "per_seed")}
 
     def shifted(self, policy: str, metric: str, by: float, factor: float = 1.0) -> float | None:
         value = self.value(policy, metric)
@@ -220,13 +222,14 @@ def _claims(r: _Reader) -> dict[str, Claim]:
         own, over = r.of("senna2", f"control.auroc_{pair}"), r.proof(f"control_{pair}_over_senna")
         above = None if over["ci95"] is None else over["ci95"][0]
         rows[f"control_{pair}"] = Claim(
-            own["value"], 0.9, "higher", own["ci95"], n=own["n"], n_seeds=_count(own),
+            own["value"], 0.9, "higher", own["ci95"], n=own["n"], n_seeds=_count(own), per_seed=own["per_seed"],
             guards={"above_senna_by_at_least": Guard(above, 0.0)},
         )  # fmt: skip
     shown = r.of("senna2 showcase", "closed_loop.finished")
     seeds = [v for v in shown["per_seed"] if v is not None]
+    # In every training seed: the value is the worst one, to which the interval of their mean does not belong
     rows["showcase_finished"] = Claim(
-        min(seeds, default=None), 0.9, "higher", shown["ci95"], n=shown["n"], n_seeds=len(seeds)
+        min(seeds, default=None), 0.9, "higher", n=shown["n"], n_seeds=len(seeds), per_seed=shown["per_seed"]
     )
     return rows
 
@@ -284,6 +287,7 @@ def _judged(claim: Claim, cause: str | None) -> dict[str, Any]:
         "value": claim.value, "ci95": None if claim.ci95 is None else list(claim.ci95), "aim": claim.aim,
         "better": claim.better, "held": not why, "guards": {k: g.to_json() for k, g in claim.guards.items()},
         "cause": "; ".join([*why, *([own] if own else [])]) or None, "n_seeds": claim.n_seeds, "n": claim.n,
+        "per_seed": list(claim.per_seed),
     }  # fmt: skip
 
 
@@ -325,7 +329,7 @@ def _words(guard: Guard) -> str:
     return f"{guard.value:.3f} against {'at least' if guard.at_least else 'at most'} {guard.limit:.3f}"
 
 
-FIELDS = ("value", "ci95", "aim", "better", "held", "guards", "cause", "n_seeds", "n", "command", "commit")
+FIELDS = ("value", "ci95", "aim", "better", "held", "guards", "cause", "n_seeds", "n", "per_seed", "command", "commit")
 NAMES = (
     "imitation_fde_over_cv", "imitation_af_cr_over_cv", "consistency_gap_reduction", "fde_vs_senna",
     "af_cr_reduction_vs_senna", "stage2_gap_reduction", "stage2_over_prolonged", "stage3_af_cr_reduction",

@@ -77,14 +77,20 @@ def measure_costs(study: Study, names: Sequence[str], out: Path) -> None:
 
 
 def with_minutes(
-    costs: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float], seeds: Sequence[int]
-) -> dict[str, Any]:
+    costs: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float], spent: Mapping[str, Mapping[str, float]],
+    seeds: Sequence[int],
+) -> dict[str, Any]:  # fmt: skip
     """Costs with `minutes` of one core of all trainings behind a row, each once, of every seed whose are all known.
 
-    `seconds`: of the queue's jobs, by name."""
+    `seconds`: of the queue's jobs, by name; `spent`: the same by row ("rows/<seed>/<name>"), which come first: a job
+    that was done again on another machine took another time there."""
     out = {}
     for name, cost in costs.items():
-        every = [[f"train/{seed}/{arm}" for arm in behind(name)] for seed in seeds]
-        out[name] = {**cost, "minutes": [round(sum(seconds[job] for job in jobs) / 60, 1)
-                                         for jobs in every if all(job in seconds for job in jobs)]}  # fmt: skip
+        minutes = []
+        for seed in seeds:
+            own = {**seconds, **spent.get(f"rows/{seed}/{name}", {})}
+            jobs = [f"train/{seed}/{arm}" for arm in behind(name)]
+            if all(job in own for job in jobs):
+                minutes.append(round(sum(own[job] for job in jobs) / 60, 1))
+        out[name] = {**cost, "minutes": minutes}
     return out

@@ -30,7 +30,8 @@ class Found:
         self.suites: dict[str, Any] = {}
         self.rows: list[Mapping[str, Any]] = []
         self.figures: dict[str, Figure] = {}
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # of the queue's jobs, by name
+        self.spent: dict[str, Mapping[str, float]] = {}  # the same by row: one may rest on other trainings of a job
         self.origins: dict[str, Mapping[str, Any]] = {}  # by row: "rows/<seed>/<policy>"
         self.least_class_share: dict[str, Any] | None = None
 
@@ -54,6 +55,7 @@ def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
         rows.setdefault(row.name, []).append(row)
         found.rows += row.clips
         found.seconds |= spent
+        found.spent[job] = spent
         found.origins[job] = {k: row.origin.get(k) for k in ("commit", "time", "platform")}
     for name in (n for n in (*BASELINES, *FULL, *SIDE, *PEERS, *TRAINERS) if n in rows):
         for who in (name, name + SHOWCASE):

@@ -103,7 +103,12 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     pairs = [(a, b) for a, b in COMPARED if a in policies and b in policies]
     results = assemble(
         provenance={**origin, "rows": found.origins},
-        recipe={"name": study.name, "note": _note(study, queue, found), "config": to_dict(study)},
+        recipe={
+            "name": study.name,
+            "note": _note(study, queue, found),
+            "command": f"senna2 run --recipe {study.table} --publish docs/results",
+            "config": to_dict(study),
+        },
         seeds=[seed for seed in study.seeds if any(job.startswith(f"rows/{seed}/") for job in found.origins)],
         policies=policies,
         clips=found.rows,
@@ -114,7 +119,7 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     if found.least_class_share is not None:
         proofs["least_class_share"] = found.least_class_share
     results["evidence"] = proofs
-    results["costs"] = with_minutes(costs_of(queue, out, kept), found.seconds, study.seeds)
+    results["costs"] = with_minutes(costs_of(queue, out, kept), found.seconds, found.spent, study.seeds)
     causes = publish / "causes.json" if publish is not None else out / "causes.json"
     judged = claims(results, load_json(causes) if causes.is_file() else None)
     figures = {"figure-1": overview_figure(results), **found.figures}

@@ -96,8 +96,9 @@ def forced_drives_figure(drives: Mapping[Speed | None, Sequence[Rollout]], polic
     n = max((len(d) for d in drives.values()), default=0)
     return Figure(
         f"Closed-loop drives of {policy} under forced decisions",
-        f"Mean speed and mileage over {n} drives until the shortest clip ends, the middle half of them shaded. "
-        "“normal” follows the VLM's own decision.",
+        f"Mean speed and mileage, {n} drives at the start, until the shortest clip ends; the middle half of them "
+        "shaded. A drive that ends in a collision leaves the mean, which may jump there "
+        f"({_left(drives)} at the end). “normal” follows the VLM's own decision.",
         prefixed(svg, f"drive-{policy}-"),
     )
 
@@ -109,6 +110,12 @@ def _until_the_first_clip_ends(drives: Mapping[Speed | None, Sequence[Rollout]])
         lasts[r.clip] = max(lasts.get(r.clip, 0), len(r.ego_F6))
     frames = min(lasts.values(), default=0)
     return {key: [dataclasses.replace(r, ego_F6=r.ego_F6[:frames]) for r in rs] for key, rs in drives.items()}
+
+
+def _left(drives: Mapping[Speed | None, Sequence[Rollout]]) -> str:
+    """How many drives of each mode are still under way at the end."""
+    frames = max((len(r.ego_F6) for rs in drives.values() for r in rs), default=0)
+    return ", ".join(f"{NAME[key]} {sum(len(r.ego_F6) == frames for r in rs)}" for key, rs in drives.items() if rs)
 
 
 def _mileage(rollout: Rollout) -> Array:

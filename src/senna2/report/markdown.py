@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from senna2.registry import BUILT_IN
+from senna2.report.claimed import claims_section
 from senna2.report.media import Figure
-from senna2.report.tables import number, verdict
+from senna2.report.tables import interval, number, verdict
 
 Json = Mapping[str, Any]
 Column = tuple[str, str]  # "suite.metric", heading
@@ -39,8 +41,8 @@ TABLES: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
     ),
     (
         "Table 4 · adapter, after stage 1",
-        "`senna2@1none`: no VLM; `senna`: decision tokens; `senna2@1vlm`: VLM token; `senna2@1`: both. Ties are said "
-        "under the claims.",
+        "`senna2@1none`: no VLM; `senna`: decision tokens; `senna2@1vlm`: VLM token; `senna2@1`: both. Which of the "
+        "differences are ties stands under Comparisons (`senna2@1` − each), over the clips that both drove.",
         ("senna2@1none", "senna", "senna2@1vlm", "senna2@1"),
         (("open_loop.fde_m", "FDE, m"), ("open_loop.cr", "CR, %"), ("closed_loop.af_cr", "AF-CR"),
          ("consistency.avg", "F1 avg")),
@@ -56,7 +58,8 @@ TABLES: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
     (
         "Control",
         "Under forced decisions, on frames with v₀ ≥ 3 m/s: share ordered rightly, and median of planned speed at 3 s "
-        "over v₀.",
+        "over v₀. `instruction followed`: a passenger's words move the plan as asked; 0 is a policy that does not "
+        "listen, .5 one that changes at random (ties are not followed), so only more than .5 is obedience.",
         ("senna", "senna2@1", "senna2@2", "senna2"),
         (("control.auroc_accelerate_keep", "accelerate > keep"), ("control.auroc_keep_decelerate", "keep > decelerate"),
          ("control.auroc_accelerate_decelerate", "accelerate > decelerate"), ("control.ratio_accelerate", "ratio acc."),
@@ -101,60 +104,37 @@ COSTS = (
     "what they were shown; parameters, the VLM's with them; CPU time "
     "of a plan in a batch of 64, encoder and a fresh decision with it.",
 )
-# What the paper reports for the same quantity, printed beside ours (docs/method.md).
-PAPER = {
-    "consistency_gap_reduction": "33.9 %", "fde_vs_senna": "−10.4 % after stage 1",
-    "af_cr_reduction_vs_senna": "30.6 %",
-    "stage2_gap_reduction": "21 %", "stage3_af_cr_reduction": "34.7 %",
-}  # fmt: skip
 
 
 def results_page(results: Json, claims: Json, figures: Mapping[str, Figure]) -> str:
-    """The page as text. `figures`: by the path under which they lie beside it."""
-    parts = ["# Results", _how(results), "## Claims", claims_table(claims)]
+    """The page as text. `figures`: by the path under which they lie beside it; the first one stands at its head."""
+    first, *others = [f"## {f.title}\n\n![{f.title}]({path})\n\n{f.caption}" for path, f in figures.items()] or [""]
+    parts = ["# Results", _how(results), *([first] if first else []), "## Claims", claims_section(claims)]
     parts += [block for title, lead, rows, columns in TABLES if (block := _table(results, title, lead, rows, columns))]
     ours = {row for table in TABLES for row in table[2]}
     more = [table for table in OF_SYSTEMS if any(row in results["policies"] for row in set(table[2]) - ours)]
     parts += [block for table in more if (block := _table(results, *table))]
     parts += [costs_table(results["costs"])] if more and results.get("costs") else []
+    parts += others
     parts += ["## Comparisons", _comparisons(results)] if results["comparisons"] else []
-    parts += [f"## {f.title}\n\n![{f.title}]({path})\n\n{f.caption}" for path, f in figures.items()]
     return "\n\n".join(parts) + "\n"
 
 
 def _how(results: Json) -> str:
     origin, recipe = results["provenance"], results["recipe"]
     hours = sum(results["timings_s"].values()) / 3600
+    commits = sorted({str(row["commit"]) for row in origin.get("rows", {}).values() if row["commit"]})
     return (
         f"{recipe.get('note', '')} Every number is ours, from [results.json](results.json), where the whole "
         "configuration stands under `recipe`; [claims.json](claims.json) is made from it.\n\n"
-        f"* command: `{origin.get('command')}`\n"
-        f"* commit: {origin.get('commit') or 'unknown'}; time: {origin.get('time')}\n"
+        f"* command: `{recipe.get('command')}`, which goes on where it stopped, on any machine\n"
+        f"* commits of the rows: {', '.join(commits) or 'unknown'}; of this page: {origin.get('commit') or 'unknown'}, "
+        f"{origin.get('time')}\n"
         f"* training seeds: {', '.join(str(s) for s in results['seeds'])}; jobs: {hours:.1f} core-hours on "
         f"{origin.get('cores')} cores\n\n"
-        "In each cell: value, [95 % interval over clips]; then each training seed's own value."
+        "In each cell: value, [95 % interval over clips]; then each training seed's own value. The interval is that of "
+        "other clips for these trained weights; what another training would give is seen in the seeds' values alone."
     )
-
-
-def claims_table(claims: Json) -> str:
-    """One row a claim: value with interval, aim, guards and verdict; below, why those are not held that are not."""
-    lines = ["| claim | value | aim | paper | guards | verdict |", "| --- | --- | --- | --- | --- | --- |"]
-    for name, c in claims["claims"].items():
-        guards = "<br>".join(
-            f"{'✓' if g['held'] else '✗'} {k.replace('_', ' ')} {number(g['value'])} ({number(g['limit'])})"
-            for k, g in c["guards"].items()
-        )
-        told = "**held**" if c["held"] else "not held"
-        aim = f"{'≥' if c['better'] == 'higher' else '≤'} {c['aim']:g}"
-        value = f"{number(c['value'])} {_interval(c['ci95'])}".strip()
-        lines.append(f"| `{name}` | {value} | {aim} | {PAPER.get(name, '')} | {guards} | {told} |")
-    lost = {name: " ".join(c["cause"].split()) for name, c in claims["claims"].items() if not c["held"]}
-    causes = [f"* `{name}` not held: {cause}" for name, cause in lost.items()]
-    return "\n".join(lines) + "".join(f"\n{line}" for line in ["", *causes] if causes)
-
-
-def _interval(ci: Sequence[float | None] | None) -> str:
-    return "" if ci is None else f"[{number(ci[0])}, {number(ci[1])}]"
 
 
 def _table(results: Json, title: str, lead: str, rows: Sequence[str], columns: Sequence[Column]) -> str:
@@ -174,8 +154,24 @@ def _table(results: Json, title: str, lead: str, rows: Sequence[str], columns: S
     if not lines:
         return ""
     head = f"| | {' | '.join(h for _, h in columns)} |\n|{' --- |' * (len(columns) + 1)}"
-    foot = [_foot(note, where, len(lines), len(columns)) for note, where in noted.items()]
+    foot = [*_fewer(results, rows), *(_foot(n, where, len(lines), len(columns)) for n, where in noted.items())]
     return "\n\n".join([f"## {title}", lead, f"{head}\n" + "\n".join(lines), *(["\n".join(foot)] if foot else [])])
+
+
+def _fewer(results: Json, rows: Sequence[str]) -> list[str]:
+    """Which rows of a table stand on fewer clips or training seeds than others."""
+    driven = {row: results["policies"].get(row, {}).get("closed_loop", {}).get("af_cr") for row in rows}
+    found = {row: value for row, value in driven.items() if value is not None}
+    most = max((v["n"] for v in found.values()), default=0)
+    clips: dict[int, list[str]] = {}
+    for row, value in found.items():
+        if value["n"] < most:
+            clips.setdefault(value["n"], []).append(f"`{row}`")
+    told = [f"* {', '.join(names)}: closed loop over {n} of the {most} clips; beside the others only under Comparisons"
+            for n, names in clips.items()]  # fmt: skip
+    once = [f"`{row}`" for row, value in found.items() if row.split()[0] not in BUILT_IN["policies"]
+            and len(value["per_seed"]) < len(results["seeds"])]  # fmt: skip
+    return told + ([f"* {', '.join(once)}: not all of the training seeds yet"] if once else [])
 
 
 def _foot(note: str, where: Sequence[tuple[str, str]], rows: int, columns: int) -> str:
@@ -193,7 +189,7 @@ def _cell(value: Json | None) -> str:
         return "–"
     seeds = [v for v in value["per_seed"] if v is not None]
     own = f"<br>{' · '.join(number(v) for v in seeds)}" if len(seeds) > 1 else ""
-    return f"{number(value['value'])} {_interval(value['ci95'])}".strip() + own
+    return f"{number(value['value'])} {interval(value['ci95'])}".strip() + own
 
 
 def costs_table(costs: Json) -> str:
@@ -210,11 +206,18 @@ def costs_table(costs: Json) -> str:
 
 
 def _comparisons(results: Json) -> str:
-    lead = "a − b, paired over the same clips; a difference whose interval holds 0 is a tie."
-    lines = ["| a | b | metric | difference | relative | clips | |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    lead = (
+        "a − b, paired over the clips and training seeds that both have; a difference whose interval holds 0 is a tie. "
+        f"Intervals are over clips, and not corrected for there being {len(results['comparisons'])} of them: one in "
+        "twenty differences of nothing would be called one. Training seeds stand apart; where they disagree in sign, "
+        "nobody is called better."
+    )
+    lines = ["| a | b | metric | difference | by seed | relative | clips | |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for c in results["comparisons"]:
         relative = "–" if c["relative"] is None else f"{100 * c['relative']:+.0f} %"
-        difference = "–" if c["difference"] is None else f"{c['difference']:+.3f} {_interval(c['ci95'])}".strip()
-        lines.append(f"| `{c['a']}` | `{c['b']}` | {c['metric']} | {difference} | {relative} | {c['paired_over']} | "
-                     f"{verdict(c)[0]} |")  # fmt: skip
+        difference = "–" if c["difference"] is None else f"{c['difference']:+.3f} {interval(c['ci95'])}".strip()
+        own = " · ".join("–" if d is None else f"{d:+.3f}" for d in c["per_seed"])
+        lines.append(f"| `{c['a']}` | `{c['b']}` | {c['metric']} | {difference} | {own} | {relative} | "
+                     f"{c['paired_over']} | {verdict(c)[0]} |")  # fmt: skip
     return lead + "\n\n" + "\n".join(lines)

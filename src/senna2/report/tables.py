@@ -47,7 +47,8 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
-def _interval(ci: Sequence[float | None] | None) -> str:
+def interval(ci: Sequence[float | None] | None) -> str:
+    """[low, high]; nothing for what has none."""
     return "" if ci is None else f"[{number(ci[0])}, {number(ci[1])}]"
 
 
@@ -76,7 +77,7 @@ def _cell(value: Mapping[str, Any] | None, notes: _Notes, best: bool) -> str:
         return f'<td class="none">–{mark}</td>'
     seeds = [v for v in value["per_seed"] if v is not None]
     hint = f"n = {value['n']}"
-    inner = f"<b>{number(value['value'])}</b>{mark}<small>{_interval(value['ci95'])}</small>"
+    inner = f"<b>{number(value['value'])}</b>{mark}<small>{interval(value['ci95'])}</small>"
     if len(seeds) > 1:
         inner += f'<small class="seeds">{" · ".join(number(v) for v in seeds)}</small>'
     return f'<td{" class=best" if best else ""} title="{escape(hint)}">{inner}</td>'
@@ -156,7 +157,8 @@ def families_table(results: Mapping[str, Any]) -> str:
 
 
 def verdict(row: Mapping[str, Any]) -> tuple[str, str]:
-    """(words, class) of a comparison: who is ahead, or a tie."""
+    """(words, class) of a comparison: who is ahead, or a tie; and whether that rests on one training seed, or the
+    training seeds disagree."""
     ci = row["ci95"]
     if ci is None or None in ci:
         return "no interval", "tie"
@@ -165,7 +167,11 @@ def verdict(row: Mapping[str, Any]) -> tuple[str, str]:
     sense = BETTER.get(row["metric"], 0) * (1 if row["difference"] > 0 else -1)
     if sense == 0:
         return "differs", ""
-    return (f"{row['a']} better", "ahead") if sense > 0 else (f"{row['b']} better", "behind")
+    seeds = [d for d in row["per_seed"] if d is not None]
+    if any(d * row["difference"] < 0 for d in seeds):
+        return "training seeds differ", "tie"
+    who, kind = ("a", "ahead") if sense > 0 else ("b", "behind")
+    return f"{row[who]} better{', one training seed' if len(seeds) == 1 else ''}", kind
 
 
 def comparisons_table(results: Mapping[str, Any]) -> str:
@@ -183,7 +189,7 @@ def comparisons_table(results: Mapping[str, Any]) -> str:
             suite = c["metric"].split(".", 1)[0].replace("_", " ")
             rows.append(
                 f'<tr><td>{escape(label(c["metric"]))}{_arrow(c["metric"])}</td><td class="left soft">{suite}</td>'
-                f"<td><b>{difference}</b><small>{_interval(c['ci95'])}</small></td><td>{relative}</td>"
+                f"<td><b>{difference}</b><small>{interval(c['ci95'])}</small></td><td>{relative}</td>"
                 f'<td>{c["paired_over"]}</td><td class="{kind}">{escape(words)}</td></tr>'
             )
         out.append(

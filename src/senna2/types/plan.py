@@ -56,6 +56,11 @@ class Trajectory:
             check_finite(self.yaw_T, "Trajectory.yaw_T")
         return self
 
+    def first(self, points: int) -> Self:
+        """Its first `points` points."""
+        yaw = None if self.yaw_T is None else self.yaw_T[:points]
+        return dataclasses.replace(self, points_T2=self.points_T2[:points], yaw_T=yaw)
+
     @classmethod
     def fake(cls, v: float = 8.0) -> Self:
         x = v * PLAN_DT * np.arange(1, PLAN_STEPS + 1)

@@ -56,7 +56,7 @@ def save_clip(scene: Scene, folder: Path) -> None:
 
     Raises `InputError` for an invalid scene, a full disk, or if `folder` is something else than a clip.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()  # "." has no name
     scene.validate(f"clip {scene.meta.name}")
     occupied = folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "clip.json").exists())
     require(not occupied, str(folder), "exists and is not a clip folder; choose another output folder")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from math import ceil, cos, hypot, inf, isfinite, pi, sin
 
-import numba
 import numpy as np
 
+from senna2.compiled import njit
 from senna2.geometry.kernels import _hits, _overlap
 
 APPROACH_M = 0.25  # most that ego and agent may approach between two contact tests
 
 
-@numba.njit(cache=True)
+@njit()
 def sweep(path, now, then, ignored, offset, length, width, reach, kerbs):
     """Boxes of the ego and of the agents that come near it, tested together at M moments.
 
@@ -63,7 +63,7 @@ def sweep(path, now, then, ignored, offset, length, width, reach, kerbs):
     return touched, near, poses, boxes, touch, kerb
 
 
-@numba.njit(cache=True)
+@njit()
 def _near(path, now, then, ignored, reach):
     """Agents that could touch the ego within this step, by circles around boxes and what all of them move."""
     near, n, ego_moved = np.empty(len(now), np.int64), 0, 0.0
@@ -80,7 +80,7 @@ def _near(path, now, then, ignored, reach):
     return near[:n]
 
 
-@numba.njit(cache=True)
+@njit()
 def _refinement(path, now, then, near, parts):
     """Into how many pieces each part of the frame is parted."""
     ego_x, ego_y, most = path[parts, 0] - path[0, 0], path[parts, 1] - path[0, 1], 0.0
@@ -90,7 +90,7 @@ def _refinement(path, now, then, near, parts):
     return max(1, ceil(most / parts / APPROACH_M - 1e-9))
 
 
-@numba.njit(cache=True)
+@njit()
 def _between(now, then, a, share, out):
     """As `traffic.base.between`: at share 1 the later frame stands alone, so an agent that appears there is there."""
     for k in range(6):  # element by element: array expressions take seconds to compile
@@ -100,7 +100,7 @@ def _between(now, then, a, share, out):
         out[k] = then[a, k] if share == 1.0 else now[a, k] + share * change
 
 
-@numba.njit(cache=True)
+@njit()
 def _unwrapped(path):
     """(N,) the yaw of a path without its jumps by 2π."""
     yaw, turns = np.empty(len(path)), 0.0

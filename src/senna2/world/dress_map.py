@@ -12,6 +12,7 @@ from senna2.frames import along_polyline, sample_polyline
 from senna2.geometry import box_of, corners
 from senna2.types import Array, Direction
 from senna2.world.importers.log import LoggedLane, RecordedLog
+from senna2.world.judge import drivable_union
 from senna2.world.scene import Lane, LaneMap
 
 REACH = 120.0  # m around the route that a clip keeps of the map
@@ -47,11 +48,8 @@ def build_map(log: RecordedLog, route_P2: Array) -> LaneMap:
 
 
 def drivable_area(log: RecordedLog) -> shapely.Geometry | None:
-    """The union of the drivable polygons the map declares, without hair cracks between them; None without any."""
-    if not log.drivable:
-        return None
-    joined = shapely.union_all([shapely.make_valid(shapely.Polygon(p)) for p in log.drivable])
-    return joined.buffer(0.1, join_style="mitre").buffer(-0.1, join_style="mitre")
+    """The union of the drivable polygons the map declares; None without any."""
+    return drivable_union(log.drivable) if log.drivable else None
 
 
 def lane_polygon(lane: LoggedLane | Lane) -> Array:

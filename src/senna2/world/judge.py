@@ -17,7 +17,6 @@ from senna2.geometry import (
     Lines,
     box_of,
     corners,
-    hits_segments,
     judge_contact,
     least_ttc,
     overlap,
@@ -70,15 +69,16 @@ class MapJudge:
             return False
         return self._lanes.watches_all_around(corners(box_5), pose_3[:2])
 
-    def kerb_hits(self, boxes_N5: Array) -> Array:
-        """(N,) whether each of the ego's boxes meets a kerb."""
-        return np.asarray(hits_segments(boxes_N5, self.kerbs.segments_S4).any(1))
+
+def drivable_union(polygons: Sequence[Array]) -> shapely.Geometry:
+    """The area of these rings (P, 2); slivers under 0.2 m between them belong to it."""
+    joined = shapely.union_all([shapely.make_valid(shapely.Polygon(p)) for p in polygons])
+    return joined.buffer(0.1, join_style="mitre").buffer(-0.1, join_style="mitre")
 
 
 def drivable_boundary(lane_map: LaneMap) -> tuple[Array, ...]:
-    """Rings around the union of the drivable polygons; slivers under 0.2 m between them are no boundary."""
-    area = shapely.union_all([shapely.make_valid(shapely.Polygon(p)) for p in lane_map.drivable])
-    area = area.buffer(0.1, join_style="mitre").buffer(-0.1, join_style="mitre")
+    """Rings around the union of the drivable polygons."""
+    area = drivable_union(lane_map.drivable)
     parts = area.geoms if hasattr(area, "geoms") else (area,)
     rings = [r for p in parts if p.geom_type == "Polygon" for r in (p.exterior, *p.interiors)]
     return tuple(np.asarray(ring.coords)[:, :2] for ring in rings)

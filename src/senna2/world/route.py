@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from senna2.compiled import njit
 from senna2.frames import along_polyline
 from senna2.types import Array
 
@@ -70,7 +70,7 @@ class Route:
         return np.array(positions)
 
 
-@numba.njit(cache=True)
+@njit()
 def _nearest(x, y, near, line, s_line, step, length):
     """Arc length of the point of a polyline nearest to (x, y); near NaN: everywhere, else about that arc length."""
     first, last = 0, len(step)
@@ -88,7 +88,7 @@ def _nearest(x, y, near, line, s_line, step, length):
     return best
 
 
-@numba.njit(cache=True)
+@njit()
 def _points_at(s, line, s_line, step, length):
     out = np.empty((len(s), 2))
     for k in range(len(s)):

@@ -39,8 +39,8 @@ def state_to_arrays(state: SimState) -> dict[str, Array]:
         "progress_m": np.array(state.progress_m),
         "past_step_M": np.array([a.step for a, _ in past], np.int64),
         "past_ego_M6": np.array([e.as_array() for _, e in past]).reshape(-1, 6),
-        "past_boxes_MA6": np.array([a.boxes_A6 for a, _ in past]).reshape(-1, agents, 6),
-        "past_lights_MA": np.array([a.lights_A for a, _ in past], np.int8).reshape(-1, agents),
+        "past_boxes_MA6": np.array([a.boxes_A6 for a, _ in past]).reshape(len(past), agents, 6),
+        "past_lights_MA": np.array([a.lights_A for a, _ in past], np.int8).reshape(len(past), agents),
     }
 
 

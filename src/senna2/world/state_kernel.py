@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from math import cos, inf, isfinite, pi, sin
 
-import numba
 import numpy as np
 
+from senna2.compiled import njit
 
-@numba.njit(cache=True)
+
+@njit()
 def nearest_agents(pose, boxes, classes, out_boxes, out_classes):
     """Fills `out_boxes` (N, 6) and `out_classes` (N,) with agents (A, 6), the nearest first; NaN rows are absent."""
     c, s, x, y = cos(pose[2]), sin(pose[2]), pose[0], pose[1]
@@ -28,7 +29,7 @@ def nearest_agents(pose, boxes, classes, out_boxes, out_classes):
         out_classes[row] = classes[a]
 
 
-@numba.njit(cache=True)
+@njit()
 def nearest_lines(pose, points, first, last, two_way, on_route, kinds, row, range_m, stride, behind, out, out_kinds):
     """Fills `out` (R, P, 2) and `out_kinds` (R,) from `row` on with lines within `range_m`, the nearest first.
 

@@ -126,15 +126,6 @@ def path_under_plan(
     )
 
 
-def follow_plan(
-    state: EgoState, plan: Trajectory, dt: float, substeps: int, shape: VehicleShape, limits: VehicleLimits,
-    tracker: PlanTracker,
-) -> list[EgoState]:  # fmt: skip
-    """The states of `path_under_plan` after each part."""
-    path = path_under_plan(state, plan, dt, substeps, shape, limits, tracker)
-    return [EgoState(*row) for row in path[1:].tolist()]
-
-
 def follow_exactly(
     state: EgoState, plan: Trajectory, dt: float, substeps: int, shape: VehicleShape, limits: VehicleLimits
 ) -> list[EgoState]:
@@ -168,10 +159,14 @@ def follow_exactly(
 
 
 def _resample_linear(plan: Trajectory, dt: float) -> Array:
+    return _between_points(plan, dt * np.arange(1, int(plan.dt * len(plan.points_T2) / dt + 1e-9) + 1))
+
+
+def _between_points(plan: Trajectory, at_T: Array) -> Array:
+    """(T, 2) where a plan is at these times in s: straight lines from point to point, the first one from the ego."""
     t = plan.dt * np.arange(len(plan.points_T2) + 1)
     line = np.vstack([np.zeros((1, 2)), plan.points_T2])
-    at = dt * np.arange(1, int(t[-1] / dt + 1e-9) + 1)
-    return np.stack([np.interp(at, t, line[:, 0]), np.interp(at, t, line[:, 1])], 1)
+    return np.stack([np.interp(at_T, t, line[:, 0]), np.interp(at_T, t, line[:, 1])], 1)
 
 
 def shift_plan(plan: Trajectory, old: EgoState, new: EgoState, elapsed_s: float) -> Trajectory:
@@ -179,11 +174,18 @@ def shift_plan(plan: Trajectory, old: EgoState, new: EgoState, elapsed_s: float)
 
     For planning less often than driving. Raises `InputError` when nothing is left of it.
     """
-    gone = round(elapsed_s / plan.dt)
-    require(gone < len(plan.points_T2), "plan", f"is only {plan.dt * len(plan.points_T2):.1f} s long; plan more often")
-    if gone == 0:
+    if elapsed_s == 0:
         return plan
+    gone = round(elapsed_s / plan.dt)
+    whole = abs(elapsed_s / plan.dt - gone) < 1e-6
+    gone = gone if whole else math.ceil(elapsed_s / plan.dt)  # between two points the last one has nothing after it
+    require(gone < len(plan.points_T2), "plan", f"is only {plan.dt * len(plan.points_T2):.1f} s long; plan more often")
+    points, yaw = plan.points_T2[gone:], None if plan.yaw_T is None else plan.yaw_T[gone:]
+    if not whole:
+        at = elapsed_s + plan.dt * np.arange(1, len(points) + 1)
+        points = _between_points(plan, at)
+        if plan.yaw_T is not None:
+            yaw = np.interp(at / plan.dt, np.arange(len(plan.yaw_T) + 1), np.unwrap([0.0, *plan.yaw_T]))
     old_pose, new_pose = np.array([old.x, old.y, old.yaw]), np.array([new.x, new.y, new.yaw])
-    points = points_to_ego(points_to_world(plan.points_T2[gone:], old_pose), new_pose)
-    yaw = None if plan.yaw_T is None else wrap(plan.yaw_T[gone:] + old.yaw - new.yaw)
-    return Trajectory(points, plan.dt, yaw)
+    points = points_to_ego(points_to_world(points, old_pose), new_pose)
+    return Trajectory(points, plan.dt, None if yaw is None else wrap(yaw + old.yaw - new.yaw))

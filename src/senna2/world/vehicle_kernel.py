@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from math import atan, cos, exp, pi, sin, sqrt, tan
 
-import numba
 import numpy as np
+
+from senna2.compiled import njit
 
 MAX_STEER, STEER_RATE, MIN_ACCEL, MAX_ACCEL, JERK, GRIP, ACCEL_LAG, STEER_LAG = range(8)
 STANDING_M = 0.3  # a plan whose points span less than this gives no direction to steer for
@@ -17,7 +18,7 @@ AHEAD_M = 0.05  # a plan's points further back are not steered for
 LOOKS = 8  # points of the look-ahead
 
 
-@numba.njit(cache=True)
+@njit()
 def remainder(angle):
     """`math.remainder(angle, 2π)`, which numba does not know: exactly folded to [-π, π]."""
     rest = np.fmod(angle, 2 * pi)
@@ -26,7 +27,7 @@ def remainder(angle):
     return rest + 2 * pi if rest < -pi else rest
 
 
-@numba.njit(cache=True)
+@njit()
 def bicycle(state, accel, steer, dt, steps, wheelbase, limits):
     """(steps + 1, 6): the state, and after each of the steps of `dt` s under constant commands."""
     path = np.empty((steps + 1, 6))
@@ -55,13 +56,13 @@ def bicycle(state, accel, steer, dt, steps, wheelbase, limits):
     return path
 
 
-@numba.njit(cache=True)
+@njit()
 def a_second(points, dt):
     """Index of the point a second ahead, or the last."""
     return min(max(round(1.0 / dt) - 1, 0), len(points) - 1)
 
 
-@numba.njit(cache=True)
+@njit()
 def stands(points, dt, v, hold_m):
     i = a_second(points, dt)
     first, last = max(i - 2, 0), min(i + 3, len(points))
@@ -71,7 +72,7 @@ def stands(points, dt, v, hold_m):
     return v < 1.0 and way / (last - first) < hold_m
 
 
-@numba.njit(cache=True)
+@njit()
 def way_along(points, dt):
     way = np.zeros(len(points))
     if points[a_second(points, dt), 0] < points[0, 0] - 0.02:
@@ -93,7 +94,7 @@ def way_along(points, dt):
     return way
 
 
-@numba.njit(cache=True)
+@njit()
 def pursue(state, points, dt, wheelbase, limits, preview_s, lookahead_s, min_lookahead_m, hold_m, hold_accel):
     """(acceleration, steering) of the pursuit tracker."""
     accel = hold_accel
@@ -103,7 +104,7 @@ def pursue(state, points, dt, wheelbase, limits, preview_s, lookahead_s, min_loo
     return accel, _steer(state[3], state[5], points, reach, wheelbase, limits)
 
 
-@numba.njit(cache=True)
+@njit()
 def _accel(v, a, way, dt, limits, preview_s):
     n = min(max(round(preview_s / dt), 2), len(way))
     tau, fitted, norm = limits[ACCEL_LAG], 0.0, 0.0
@@ -116,7 +117,7 @@ def _accel(v, a, way, dt, limits, preview_s):
     return min(max(fitted / norm, limits[MIN_ACCEL]), limits[MAX_ACCEL])
 
 
-@numba.njit(cache=True)
+@njit()
 def _steer(v, steer, points, reach, wheelbase, limits):
     line, way, n = _steering_line(points, reach)
     if n == 0:
@@ -141,7 +142,7 @@ def _steer(v, steer, points, reach, wheelbase, limits):
     return min(max(atan(wanted * wheelbase), -limits[MAX_STEER]), limits[MAX_STEER])
 
 
-@numba.njit(cache=True)
+@njit()
 def _steering_line(points, reach):
     """The plan ahead of the car as a polyline from it, its arc length, at least `reach` long, and how many points
     it has; none if the plan does not move."""

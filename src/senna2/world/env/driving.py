@@ -23,6 +23,7 @@ from senna2.world.vehicle import shift_plan
 ENV_ID = "senna2/Clip-v0"
 PLAN_REACH_M = 150.0
 KEPT_CLIPS = 4  # simulators kept ready; one of a town clip holds some 10 MB
+RESET = {"scene", "start", "t_s", "state", "reset_mask"}  # the last one is a vector environment's own
 REWARD_WEIGHTS = {"progress": 1.0, "contact": -20.0, "off_road": -10.0, "close": -0.5, "harsh": -0.1}
 
 
@@ -90,17 +91,30 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Options: scene (index), start (EgoState), t_s, state (a `SimState` of that scene, to drive on from)."""
+        """Options: scene (index), start (EgoState), t_s, state (a `SimState` of that scene, to drive on from).
+
+        Raises `InputError` for another option, for a state without its scene, and for one that does not fit it.
+        """
         super().reset(seed=seed)
         options = options or {}
+        for name in options:
+            require(name in RESET, f"DrivingEnv: reset option '{name}'", f"is unknown; there are {sorted(RESET)}")
+        stated = "state" not in options or "scene" in options
+        require(stated, "DrivingEnv: reset option 'state'", "needs 'scene', the clip it was taken in")
         self._play(int(options.get("scene", self.np_random.integers(len(self.clips)))))
         assert self._sim is not None
-        saved = options.get("state")
+        saved: SimState | None = options.get("state")
+        if saved is not None:
+            found, wanted = len(saved.agents.boxes_A6), len(self._sim.traffic.ids)
+            here = f"clip {self._sim.scene.meta.name} has {wanted}; was it taken in another clip?"
+            require(found == wanted, "DrivingEnv: reset option 'state'", f"has {found} agents, {here}")
         self._state = saved if saved is not None else self._sim.reset(options.get("start"), options.get("t_s", 0.0))
         return self._observe(), self._info(self._state)
 
     def step(self, action: Array) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         sim, state = self._running()
+        shape, wanted = np.shape(action), (PLAN_STEPS, 2)
+        require(shape == wanted, "DrivingEnv: action", f"has shape {shape}, expected {wanted}")
         begin, ends = state, False
         self._plan = Trajectory(np.asarray(action, np.float64), PLAN_DT)
         parts = dict.fromkeys(REWARD_WEIGHTS, 0.0)

@@ -27,15 +27,7 @@ import numpy as np
 from senna2.frames import pose_to_matrix
 from senna2.types import Array, Camera, EgoState, InputError, Rig, require
 from senna2.world.gaussians import GaussianCloud
-
-EPS_2D = 0.3  # px², anti-aliasing dilation
-SLOPE_MARGIN = 0.3  # of the image's half width: beyond it the linearisation is frozen
-ALPHA_MAX = 0.99
-ALPHA_MIN = 1 / 255
-TRANSMITTANCE_MIN = 1e-4
-DEPTH_STEPS = 1024.0  # a metre
-DEPTH_PHASE = 0.37  # of a step, so that depths which are round numbers lie away from the edges of steps
-LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
+from senna2.world.render.rules import SLOPE_MARGIN
 
 RGB = tuple[float, float, float]
 

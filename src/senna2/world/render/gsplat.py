@@ -22,19 +22,9 @@ import torch
 
 from senna2.types import Array, Camera, InputError, require
 from senna2.world.gaussians import GaussianCloud
-from senna2.world.render.base import (
-    DEPTH_PHASE,
-    DEPTH_STEPS,
-    EPS_2D,
-    Instance,
-    PosedCamera,
-    Sky,
-    View,
-    check_pose,
-    slope_limits,
-    unit_rays,
-)
+from senna2.world.render.base import Instance, PosedCamera, Sky, View, check_pose, slope_limits, unit_rays
 from senna2.world.render.reference import sh_colour
+from senna2.world.render.rules import DEPTH_PHASE, DEPTH_STEPS, EPS_2D
 from senna2.world.render.tone import under_sky
 from senna2.world.transforms import multiply, quaternion
 

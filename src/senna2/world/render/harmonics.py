@@ -5,8 +5,9 @@ Basis and signs of the 3DGS code base. colour = max(0, ½ + Σₖ Yₖ(direction
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
+
+from senna2.compiled import njit
 
 _C0, _C1 = 0.28209479177387814, 0.4886025119029199
 _C2, _C20, _C22 = 1.0925484305920792, 0.31539156525252005, 0.5462742152960396
@@ -14,7 +15,7 @@ _C3, _C31, _C32 = 0.5900435899266435, 2.890611442640554, 0.4570457994644658
 _C33, _C34 = 0.3731763325901154, 1.445305721320277
 
 
-@nb.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _basis(x, y, z, out_K):
     """Yₖ of a unit direction."""
     k = out_K.size
@@ -32,7 +33,7 @@ def _basis(x, y, z, out_K):
             out_K[12] = _C33 * z * (2 * zz - 3 * xx - 3 * yy)
 
 
-@nb.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _basis_slopes(x, y, z, out_K3):
     """∂Yₖ/∂(x, y, z) of the polynomials of `_basis`; only their part across the direction has a meaning."""
     k = out_K3.shape[0]
@@ -59,7 +60,7 @@ def _basis_slopes(x, y, z, out_K3):
         out_K3[15, 0], out_K3[15, 1] = -3 * _C3 * (xx - yy), 6 * _C3 * x * y
 
 
-@nb.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _direction(mean_3, view):
     """Unit vector from the eye, and the distance."""
     x, y, z = np.float64(mean_3[0]) - view[0, 3], np.float64(mean_3[1]) - view[1, 3], np.float64(mean_3[2]) - view[2, 3]
@@ -67,7 +68,7 @@ def _direction(mean_3, view):
     return x / distance, y / distance, z / distance, distance
 
 
-@nb.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def shade(means_N3, sh_NK3, view, source_S, splats_SR):
     """Write the colours seen from the eye into columns 7…9 of the splats."""
     k = sh_NK3.shape[1]
@@ -85,7 +86,7 @@ def shade(means_N3, sh_NK3, view, source_S, splats_SR):
             splats_SR[s, 7 + c] = max(colour, 0.0)
 
 
-@nb.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def shade_backward(means_N3, sh_NK3, view, source_S, splats_SR, in_SG, d_means_N3, d_sh_NK3):
     """∂shₖ = Yₖ·∂colour, ∂direction = Σₖ ∇Yₖ(shₖ·∂colour), ∂mean = its part across the direction, over the distance.
 

@@ -4,7 +4,7 @@ Numba has none, and LLVM does not vectorise loops with skips and stops by itself
 handed to it, which become AVX2, two SSE or two NEON registers wherever the program runs: no compiler to install, no
 wheel for every machine. Inside a kernel, + - * / and comparisons take eights and float32 scalars in any mix;
 comparisons give masks, for `&`, `select` and `bits`. Operations are "fast" (no NaN, contracted, reassociated) as those
-of kernels with fastmath. Nothing checks bounds. A kernel's cache does not notice a change of this file: touch its own.
+of kernels with fastmath. Nothing checks bounds.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import math
 
-import numba as nb
 import numpy as np
 
-from senna2.world.render.base import EPS_2D
+from senna2.compiled import njit
 from senna2.world.render.lanes import LANES, bits, least, load_rows, lowest_bit, most, root, round_down, round_up, store
+from senna2.world.render.rules import EPS_2D
 
 F = np.float32
 GEOMETRY, SPLAT = 12, 11
@@ -28,7 +28,7 @@ _ROWS = 12  # of a splat and its box, before the lanes are taken apart
 _EPS_2D = F(EPS_2D)
 
 
-@nb.njit(fastmath=True, nogil=True, cache=True, inline="always")
+@njit(fastmath=True, nogil=True, inline="always")
 def _sh_colour(sh_K3, x, y, z, channel):
     """View-dependent colour before the offset of one half, for a unit direction from the camera, 3DGS signs."""
     k = sh_K3.shape[0]
@@ -51,7 +51,7 @@ def _sh_colour(sh_K3, x, y, z, channel):
     return c
 
 
-@nb.njit(fastmath=True, nogil=True, cache=True)
+@njit(fastmath=True, nogil=True)
 def _visible_cells(cells_C4, view, camera, slope, width, height, near):
     """Cells (bounding spheres x, y, z, radius incl. the splats' own extent) that can touch the image; never a
     false negative: the planes are moved out by 3 px (dilation) and the radius stretched by the linearisation."""
@@ -75,7 +75,7 @@ def _visible_cells(cells_C4, view, camera, slope, width, height, near):
     return visible
 
 
-@nb.njit(fastmath=True, nogil=True, cache=True)
+@njit(fastmath=True, nogil=True)
 def project(
     geometry_NG,
     cell_N,

@@ -6,14 +6,14 @@ Symbols: `render.backward`.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
-from senna2.world.render.base import EPS_2D
+from senna2.compiled import njit
 from senna2.world.render.project import GEOMETRY
+from senna2.world.render.rules import EPS_2D
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _rotation(quat_4):
     """|q| and the rows of R(q/|q|), float64."""
     w, x, y, z = np.float64(quat_4[0]), np.float64(quat_4[1]), np.float64(quat_4[2]), np.float64(quat_4[3])
@@ -27,7 +27,7 @@ def _rotation(quat_4):
     )
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _covariance(scales_3, r0, r1, r2):
     """Σ = R·diag(s²)·Rᵀ as xx, xy, xz, yy, yz, zz."""
     a, b, c = np.float64(scales_3[0]) ** 2, np.float64(scales_3[1]) ** 2, np.float64(scales_3[2]) ** 2
@@ -41,7 +41,7 @@ def _covariance(scales_3, r0, r1, r2):
     )
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def geometry(means_N3, scales_N3, quats_N4, opacities_N):
     """geometry_NG of `project`."""
     n = means_N3.shape[0]
@@ -58,7 +58,7 @@ def geometry(means_N3, scales_N3, quats_N4, opacities_N):
     return out_NG
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def project_backward(
     means_N3, scales_N3, quats_N4, source_S, view, camera, slope, in_SG,
     d_means_N3, d_scales_N3, d_quats_N4, d_opacities_N,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 
-import numba as nb
 import numpy as np
 
-from senna2.world.render.base import ALPHA_MAX, DEPTH_PHASE, DEPTH_STEPS, LUMA, TRANSMITTANCE_MIN
+from senna2.compiled import njit
 from senna2.world.render.lanes import LANES, bits, count_bits, least, load, ramp, select, store
+from senna2.world.render.rules import ALPHA_MAX, DEPTH_PHASE, DEPTH_STEPS, LUMA, TRANSMITTANCE_MIN
 
 F = np.float32
 TILE_BITS = 4
@@ -24,7 +24,7 @@ _LUMA_R, _LUMA_G, _LUMA_B = F(LUMA[0]), F(LUMA[1]), F(LUMA[2])
 _DEPTH_STEPS, _DEPTH_PHASE = F(DEPTH_STEPS), F(DEPTH_PHASE)
 
 
-@nb.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def depth_order(depth_S):
     """Stable order (S,) int32 of positive depths in their steps: radix sort by 11 bits, two passes up to 4 km."""
     n = depth_S.size
@@ -57,7 +57,7 @@ def depth_order(depth_S):
     return order
 
 
-@nb.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def bin_tiles(order_S, boxes_S4, width, height):
     """Splat lists of the tiles, front to back: (offsets (tiles+1,) int64, splat indices int32)."""
     columns, rows = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
@@ -80,7 +80,7 @@ def bin_tiles(order_S, boxes_S4, width, height):
     return offsets, lists
 
 
-@nb.njit(fastmath=True, nogil=True, cache=True)
+@njit(fastmath=True, nogil=True)
 def _blend_tile(splats_SR, boxes_S4, splat_list, left, top, columns, rows, state, live_in_row):
     """Composite one tile into `state`: PLANES planes of TILE rows of STRIDE floats."""
     for y in range(TILE):
@@ -131,7 +131,7 @@ def _blend_tile(splats_SR, boxes_S4, splat_list, left, top, columns, rows, state
             return
 
 
-@nb.njit(fastmath=True, nogil=True, cache=True)
+@njit(fastmath=True, nogil=True)
 def blend(splats_SR, boxes_S4, offsets, lists, up_row, rays_HW3, sky_2_3, tone_8, rgb_HW3, depth_HW, alpha_HW):
     """Composite all tiles over the sky. up_row (3,): the world's z axis in camera axes. sky_2_3: horizon, zenith.
     tone_8: light (3), saturation, fog per metre, fog colour (3), applied in the order of `render.base`."""

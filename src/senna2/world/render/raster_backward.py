@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from senna2.world.render.base import ALPHA_MAX, TRANSMITTANCE_MIN
+from senna2.compiled import njit
 from senna2.world.render.lanes import (
     EIGHT,
     LANES,
@@ -27,6 +26,7 @@ from senna2.world.render.lanes import (
     store,
 )
 from senna2.world.render.raster import TILE
+from senna2.world.render.rules import ALPHA_MAX, TRANSMITTANCE_MIN
 
 F = np.float32
 SPLAT_GRADIENTS = 10  # columns: u, v, A, B, C, o, r, g, b, z
@@ -48,7 +48,7 @@ def _total(_typing: Any, x: Any) -> Any:
     return types.float32(EIGHT), generate
 
 
-@nb.njit(fastmath=True, nogil=True, cache=True, inline="always")
+@njit(fastmath=True, nogil=True, inline="always")
 def _decay(sigma):
     """exp(-σ) for σ in 0…ln 255, relative error 2e-6: (minimax polynomial of exp(-σ/8))⁸.
 
@@ -63,7 +63,7 @@ def _decay(sigma):
     return p * p
 
 
-@nb.njit(fastmath=True, nogil=True, cache=True)
+@njit(fastmath=True, nogil=True)
 def _clear(state, live_in_row, columns, rows):
     """Transmittance 1 where there is a pixel, -1 elsewhere; the other planes are zero."""
     state[:] = F(0)
@@ -73,7 +73,7 @@ def _clear(state, live_in_row, columns, rows):
             state[y * STRIDE + x] = F(1) if y < rows and x < columns else F(-1)
 
 
-@nb.njit(fastmath=True, nogil=True, cache=True)
+@njit(fastmath=True, nogil=True)
 def blend(splats_SR, boxes_S4, offsets, lists, sums_HW5):
     """As `raster.blend`, but for the sums before the sky, and with `_decay`."""
     height, width = sums_HW5.shape[:2]
@@ -125,7 +125,7 @@ def blend(splats_SR, boxes_S4, offsets, lists, sums_HW5):
                     sums[n] = abs(state[y * STRIDE + x + n * PLANE])
 
 
-@nb.njit(fastmath=True, nogil=True, cache=True)
+@njit(fastmath=True, nogil=True)
 def blend_backward(splats_SR, boxes_S4, offsets, lists, sums_HW5, gradient_HW5, out_SG):
     """∂splats from ∂sums, added to out_SG (float64; columns: `SPLAT_GRADIENTS`).
 

@@ -15,22 +15,8 @@ import torch
 
 from senna2.types import Array, Camera, require
 from senna2.world.gaussians import GaussianCloud
-from senna2.world.render.base import (
-    ALPHA_MAX,
-    ALPHA_MIN,
-    DEPTH_PHASE,
-    DEPTH_STEPS,
-    EPS_2D,
-    LUMA,
-    TRANSMITTANCE_MIN,
-    Instance,
-    PosedCamera,
-    Sky,
-    View,
-    check_pose,
-    slope_limits,
-    unit_rays,
-)
+from senna2.world.render.base import Instance, PosedCamera, Sky, View, check_pose, slope_limits, unit_rays
+from senna2.world.render.rules import ALPHA_MAX, ALPHA_MIN, DEPTH_PHASE, DEPTH_STEPS, EPS_2D, LUMA, TRANSMITTANCE_MIN
 
 Tensor = torch.Tensor
 _NOTHING = GaussianCloud.from_rgb(*(np.zeros((0, *s)) for s in ((3,), (3,), (4,), (), (3,))))

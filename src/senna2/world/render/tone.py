@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from senna2.world.render.base import LUMA, Sky
+from senna2.world.render.base import Sky
+from senna2.world.render.rules import LUMA
 
 Tensor = torch.Tensor
 

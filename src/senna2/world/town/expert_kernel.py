@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 
-import numba as nb
 import numpy as np
+
+from senna2.compiled import njit
 
 ACCEL, BRAKE, STANDING_GAP = 1.5, 2.2, 3.5
 FLOOR = -7.0  # m/s², emergency
@@ -27,7 +28,7 @@ ABSENT, FOLLOW, CROSS = 0, 1, 2  # kinds of an agent at a frame
 SKIP = -1.0  # in gap_A: not followed (it is being passed)
 
 
-@nb.njit(cache=True)
+@njit()
 def _interaction(gap: float, v: float, leader_v: float, standing_gap: float, headway: float) -> float:
     wish = v * headway + v * (v - leader_v) / (2 * math.sqrt(ACCEL * BRAKE))
     wish = standing_gap + max(0.0, wish)
@@ -38,14 +39,14 @@ def _interaction(gap: float, v: float, leader_v: float, standing_gap: float, hea
     return max(ACCEL * (1 - (wish / max(gap, 0.1)) ** 2), -0.6 * BRAKE - 1.5 * need)
 
 
-@nb.njit(cache=True)
+@njit()
 def _free(v: float, v_wish: float) -> float:
     if v > v_wish:
         return max(-BRAKE, -1.2 * (v - v_wish))
     return ACCEL * (1 - (v / max(v_wish, 0.1)) ** 4)
 
 
-@nb.njit(cache=True)
+@njit()
 def _stop_at(way: float, v: float, gap: float, late: float = 1.0) -> float:
     """Braking evenly to stand `gap` before something `way` ahead, from when `late` m/s² are needed. IDM would creep up
     to it for seconds [ours]."""
@@ -58,7 +59,7 @@ def _stop_at(way: float, v: float, gap: float, late: float = 1.0) -> float:
     return -1.05 * need * min((need - late) / 0.5, 1.0)
 
 
-@nb.njit(cache=True)
+@njit()
 def _course(t: float, change_6: tuple) -> tuple[float, float, float]:
     """Offset, rate and acceleration of a lane change: the quintic from its first state to rest at the goal."""
     p, goal, begin, duration, rate, accel = change_6
@@ -76,7 +77,7 @@ def _course(t: float, change_6: tuple) -> tuple[float, float, float]:
     return offset, slope / duration, bend / (duration * duration)
 
 
-@nb.njit(cache=True)
+@njit()
 def _leaders(k, t, dt, s, v, d, change_6, headway, body_3, s_KA, d_KA, v_KA, hs_KA, hd_KA, kind_KA, gap_A, people_A):
     """Strongest braking for agents on the path now, or in 1.5 s, and caution beside people with little room."""
     front, rear, half_width = body_3
@@ -118,7 +119,7 @@ def _leaders(k, t, dt, s, v, d, change_6, headway, body_3, s_KA, d_KA, v_KA, hs_
     return worst
 
 
-@nb.njit(cache=True)
+@njit()
 def _crossings(k, dt, s, v, v_wish, front, rear, window_W4):
     """Braking for paths that cross ours: pass before, arrive behind, or wait in front."""
     worst = 1e9
@@ -148,7 +149,7 @@ def _crossings(k, dt, s, v, v_wish, front, rear, window_W4):
     return worst
 
 
-@nb.njit(cache=True)
+@njit()
 def _lights(k, s, v, front, stop_L, light_KL):
     """Braking for stop lines under red and amber (0, 1; 2 is green)."""
     worst = 1e9
@@ -164,13 +165,13 @@ def _lights(k, s, v, front, stop_L, light_KL):
     return worst
 
 
-@nb.njit(cache=True)
+@njit()
 def _quintic(u: float) -> tuple[float, float, float]:
     u = min(max(u, 0.0), 1.0)
     return u**3 * (10 - 15 * u + 6 * u * u), 30 * u * u * (1 - u) ** 2, 60 * u * (1 - u) * (1 - 2 * u)
 
 
-@nb.njit(cache=True)
+@njit()
 def look_ahead(
     state_5, change_6, bump_5, bias, wish_3, t_s, dt, steps, k0, forced_a, line_s0, line_ds, limit_P, kappa_P, body_3,
     s_KA, d_KA, v_KA, hs_KA, hd_KA, kind_KA, gap_A, people_A, window_W4, stop_L, light_KL,
@@ -240,7 +241,7 @@ def look_ahead(
     return out
 
 
-@nb.njit(cache=True)
+@njit()
 def project_onto(points_N2, line_P2, line_s_P):
     """(N, 2) s and d of points beside a polyline, which goes on straight beyond both ends."""
     n, last = points_N2.shape[0], line_P2.shape[0] - 2

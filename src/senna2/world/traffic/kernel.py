@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from math import cos, hypot, inf, sin, sqrt
 
-import numba
 import numpy as np
+
+from senna2.compiled import njit
 
 HORIZON_S = 3.0
 TAU_S = 0.25  # step of the look at crossing actors
@@ -25,7 +26,7 @@ FACING = 0.35  # cosine: beyond about 70° from the path an actor crosses it
 V0, HEADWAY, GAP, ACCEL, BRAKE, LENGTH, WIDTH = range(7)
 
 
-@numba.njit(cache=True)
+@njit()
 def idm_accel(v, v0, gap, lead_v, headway, min_gap, accel, brake):
     """IDM (Treiber, Hennecke, Helbing 2000); gap inf: a free road."""
     free = accel * (1 - (v / v0) ** 4)
@@ -35,7 +36,7 @@ def idm_accel(v, v0, gap, lead_v, headway, min_gap, accel, brake):
     return max(max(free, -brake) - accel * (wanted / max(gap, 0.1)) ** 2, HARDEST)
 
 
-@numba.njit(cache=True)
+@njit()
 def nearest_node(xy, first, last, x, y, stride):
     """The node nearest to a point among those from `first` to `last` - 1: coarsely, then finely."""
     best, at = inf, first
@@ -50,7 +51,7 @@ def nearest_node(xy, first, last, x, y, stride):
     return at
 
 
-@numba.njit(cache=True)
+@njit()
 def walk_node(xy, first, last, x, y, at):
     """The nearest node from a near one: downhill."""
     best = (xy[at, 0] - x) ** 2 + (xy[at, 1] - y) ** 2
@@ -63,7 +64,7 @@ def walk_node(xy, first, last, x, y, at):
     return at
 
 
-@numba.njit(cache=True)
+@njit()
 def project(xy, at, nodes, before, ds, x, y):
     """(s, d) and the unit direction of the path, from the nearest node."""
     i = min(max(at, 1), nodes - 2)
@@ -74,7 +75,7 @@ def project(xy, at, nodes, before, ds, x, y):
     return at * ds - before + rx * ux + ry * uy, ux * ry - uy * rx, ux, uy
 
 
-@numba.njit(cache=True)
+@njit()
 def interaction(me, boxes, xy, nodes, before, ds, s, v, low, high, p, crossing):
     """Hardest IDM acceleration (m/s², inf none) of agent `me` for all others, if it were on this path at s with speed v
     and kept the corridor from `low` to `high` m of the path's left free. `boxes` (N, 6): all, the ego last.
@@ -133,7 +134,7 @@ def interaction(me, boxes, xy, nodes, before, ds, s, v, low, high, p, crossing):
     return worst
 
 
-@numba.njit(cache=True)
+@njit()
 def interactions(boxes, active, crossing, xy, nodes, before, ds, path, s, v, d, p):
     """(A,) of every active agent on its own path; a corridor reaches from where the body is (d) to the path itself."""
     out = np.full(len(path), np.inf)
