@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from senna2.drivers import ConstantVelocity, Expert, Idm, Naive, route_path
-from senna2.rollouts import drive, plan_samples
+from senna2.rollouts import drive
+from senna2.sample_plans import plan_samples
 from senna2.types import (
     AgentClass,
     ClipMeta,

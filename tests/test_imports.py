@@ -31,7 +31,7 @@ ORDER = (
         "geometry",
     ),
     ("world", "data", "model"),
-    ("rollouts", "abreast", "drivers", "displaced", "demonstrations"),
+    ("rollouts", "sample_plans", "abreast", "drivers", "displaced", "demonstrations"),
     ("train", "evaluate"),
     ("report",),
     ("recipes", "doctor"),

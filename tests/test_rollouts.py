@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from senna2.drivers import ConstantVelocity, Expert, Idm
-from senna2.rollouts import clip_seed, drive, drive_many, observation_of, plan_samples
+from senna2.rollouts import clip_seed, drive, drive_many
+from senna2.sample_plans import observation_of, plan_samples
 from senna2.types import (
     ClipMeta,
     Decision,

@@ -10,7 +10,7 @@ import sys
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 
@@ -21,19 +21,12 @@ from senna2.types import (
     PLAN_STEPS,
     Array,
     ClipMeta,
-    Decision,
-    Direction,
     EgoState,
     InputError,
     Observation,
     Plan,
-    Plans,
-    Rig,
     Rollout,
-    Samples,
-    StateObservation,
     Trajectory,
-    VehicleShape,
 )
 from senna2.workers import map_in_workers
 from senna2.world.render.base import Renderer
@@ -134,7 +127,7 @@ def _course(
         if plans_now and observation is not None:
             made = yield observation
             where = f"policy {policy_name}, clip {sim.scene.meta.name}, {state.t_s:.1f} s"
-            plan, made_at = _checked(made, observation.v, where), state
+            plan, made_at = checked_plan(made, observation.v, where), state
         kept = observation if keeps else None
         if kept is not None and record == "state":
             kept = dataclasses.replace(kept, images={})
@@ -148,7 +141,7 @@ def _course(
     return log.rollout(sim, policy_name, seed, record != "none")
 
 
-def _checked(plan: Plan, v: float, where: str) -> Plan:
+def checked_plan(plan: Plan, v: float, where: str) -> Plan:
     """The plan with 30 points or more at 0.1 s; coarser ones by the clamped spline."""
     try:
         trajectory = plan.trajectory.validate()
@@ -338,65 +331,3 @@ def load_source(source: ClipSource) -> Scene:
 
         return load_clip(Path(source))
     return source()
-
-
-# --- samples ------------------------------------------------------------------------------------------
-
-
-def plan_samples(
-    policy: Any,
-    samples: Samples,
-    *,
-    decision: Decision | None = None,
-    seed: int = 0,
-    batch: int = 64,
-    shapes: Mapping[str, VehicleShape] | None = None,
-) -> Plans:
-    """Plans of a policy for samples, open loop; `decision` forces the planner's. `shapes`: the ego's body by clip name.
-
-    Uses `policy.plan_batch(samples, decision, seed)` where there is one, else `act` on one sample after the other,
-    each after a `reset` without an expert; its plan may have another step, as in `drive`. Raises `InputError` if a
-    decision is forced on a policy that takes none, and for a plan that is not finite or shorter than 3 s.
-    """
-    if len(samples) == 0:
-        raise InputError("plan_samples: there is no sample")
-    if hasattr(policy, "plan_batch"):
-        parts = [
-            policy.plan_batch(samples.take(slice(i, i + batch)), decision, seed) for i in range(0, len(samples), batch)
-        ]
-        return _concatenate(parts).validate()
-    if decision is not None:
-        raise InputError("plan_samples: this policy cannot be given a decision (it has no plan_batch)")
-    plans = []
-    for i in range(len(samples)):
-        observation = observation_of(samples, i)
-        start = EgoState(0.0, 0.0, 0.0, observation.v)
-        blank = np.zeros((0, 3))
-        shape = (shapes or {}).get(samples.clips[samples.clip_N[i]], VehicleShape())
-        policy.reset(ClipMeta(PLAN_DT, _rig_of(samples), shape, 0.0, blank[:, 0], blank, start), seed)
-        plan = _checked(policy.act(observation), observation.v, f"plan_samples: sample {i}")
-        plans.append(dataclasses.replace(plan, trajectory=plan.trajectory.first(PLAN_STEPS)))
-    return Plans.stack(plans).validate()
-
-
-def observation_of(samples: Samples, i: int) -> Observation:
-    """One row of samples as a live observation."""
-    state = StateObservation(
-        samples.boxes_NA6[i], samples.classes_NA[i], samples.lanes_NLP2[i], samples.lane_kinds_NL[i],
-        samples.route_NR2[i],
-    )  # fmt: skip
-    return Observation(
-        0.0, samples.motion_N4[i], Direction(int(samples.navigation_N[i])), float(samples.speed_limit_N[i]),
-        samples.instruction_N[i], {name: image[i] for name, image in samples.images.items()}, state,
-    )  # fmt: skip
-
-
-def _rig_of(samples: Samples) -> Rig:
-    """The rig whose cameras the samples hold: the default one, cut to them."""
-    kept = tuple(c for c in Rig.default().cameras if c.name in samples.images)
-    return Rig(kept) if kept else Rig.default()
-
-
-def _concatenate(parts: Sequence[Plans]) -> Plans:
-    names = [f.name for f in dataclasses.fields(Plans)]
-    return Plans(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})

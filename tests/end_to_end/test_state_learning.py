@@ -18,7 +18,8 @@ from senna2.drivers import ConstantVelocity
 from senna2.evaluate.closed_loop import closed_loop
 from senna2.evaluate.open_loop import open_loop
 from senna2.model.policy import DualSystem, PolicyConfig
-from senna2.rollouts import drive_many, plan_samples
+from senna2.rollouts import drive_many
+from senna2.sample_plans import plan_samples
 from senna2.train.distributed import Ranks
 from senna2.train.loop import Optim
 from senna2.train.stage1 import Stage1b, run_1b

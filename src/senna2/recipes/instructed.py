@@ -8,7 +8,7 @@ from typing import Any
 
 from senna2.evaluate.control import Instructed, instructed_samples, without_instruction
 from senna2.instructions import WISHES
-from senna2.rollouts import plan_samples
+from senna2.sample_plans import plan_samples
 from senna2.types import Plans, Samples
 
 UNTOLD = "told nothing"

@@ -25,7 +25,8 @@ from senna2.recipes.clips import make_clips
 from senna2.recipes.driven import drive_clips
 from senna2.recipes.instructed import instructed_of, plan_instructed
 from senna2.registry import find_checkpoint, listing, make_policy
-from senna2.rollouts import PolicySpec, drive_several, plan_samples
+from senna2.rollouts import PolicySpec, drive_several
+from senna2.sample_plans import plan_samples
 from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape
 from senna2.workers import run_jobs, worker_count
 from senna2.world.clip import clip_meta, find_clips
