@@ -146,6 +146,10 @@ def test_make_writes_exactly_the_asked_clip(run, tmp_path):
     (folder,) = json.loads(out)["clips"]
     info = json.loads((Path(folder) / "clip.json").read_text())
     assert (info["family"], info["seed"], info["split"]) == ("empty_road", 7, "test")
+    (Path(folder) / "map.json").write_text("{")  # damaged: "make or copy the clip again"
+    assert run(*words, "--split", "val")[0] == 0
+    assert json.loads((Path(folder) / "clip.json").read_text())["split"] == "val"
+    assert run("scene", "check", folder)[0] == 0
 
 
 def test_view_writes_a_picture(run, whole_clip, tmp_path):
@@ -194,8 +198,12 @@ def test_eval_perception_wants_a_checkpoint(run, whole_clip, tmp_path):
     words = ("eval", "perception", "--policy", "idm", "--scenes", whole_clip, "--out", tmp_path / "p.json")
     code, _, err = run(*words, "--workers", "0")
     assert code == 2
-    assert "holds no checkpoint" in err
+    assert "idm: drives without a network; give a checkpoint, or one of" in err
     assert not (tmp_path / "p.json").exists()
+    words = ("eval", "closed", "--policy", "idm", "--scenes", whole_clip, "--out", tmp_path / "thesis.tex")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert run(*words) == (2, "", f"senna2: --out {tmp_path / 'thesis.tex'}: give the name of a .json file\n")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_eval_drives_once_a_vlm_period(run, whole_clip, tmp_path):
@@ -251,6 +259,9 @@ def test_a_period_asks_the_vlm_as_often_as_it_says(whole_clip, tmp_path):
         (("run", "--seed", "-1"), "argument --seed: -1 is less than 0"),
         (("run", "--seed", "one"), "argument --seed: invalid whole_number value: 'one'"),
         (("scene", "make", "--out", "x", "--count", "0"), "argument --count: 0 is less than 1"),
+        (("scene", "make", "--out", "x", "--count", "two"), "argument --count: 'two' is no whole number"),
+        (("run", "--recipe", "math:pi", "--out", "x"), "math:pi: must be a function without arguments"),
+        (("run", "--recipe", "math:sqrt", "--out", "x"), "math:sqrt: must be a function without arguments"),
         (("list", "colours"), "'colours' is no kind of item; kinds are"),
         (("run", "--recipe", "grand"), "--recipe grand: unknown; there are"),
         (("train", "1a", "--recipe", "grand", "--out", "x"), "--recipe grand: unknown; there are"),
@@ -492,7 +503,7 @@ def test_a_full_disk_leaves_no_half_clip(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; what was finished is kept, --resume goes on"),
+        (KeyboardInterrupt(), 130, "interrupted; give the line again"),
         (TrainingError("stage 1b, step 3: loss is nan"), 1, "stage 1b, step 3: loss is nan"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device; check the path"),
         (PermissionError(errno.EACCES, "Permission denied", "/etc/x"), 2, "/etc/x: Permission denied"),

@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--recipe", default="laptop")
     train.add_argument("--from", dest="start", type=Path, metavar="CKPT", help="checkpoint folder to start from")
     train.add_argument("--data", type=Path, metavar="DIR", help="samples (stages 1, 2) or clips (the others); "
-                       "default: generated beside --out")  # fmt: skip
+                       "default: generated in --out")  # fmt: skip
     train.add_argument("--vlm", metavar="VLM", help="start from this Qwen-VL: a folder, or its name on the hub "
                        "(default: the recipe's)")  # fmt: skip
     train.add_argument("--out", type=Path, required=True)
@@ -80,19 +80,19 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--vlm-period", type=float, nargs="+", default=[], metavar="S",
                           help="with closed: seconds between two ticks of the VLM, a row of results for each "
                           "(default: the checkpoint's own)")  # fmt: skip
-    evaluate.add_argument("--limit", type=_at_least(1), help="at most so many clips")
+    evaluate.add_argument("--limit", type=_at_least(1), help="at most so many clips (of a split: 60 by default)")
     evaluate.add_argument("--seed", type=_at_least(0), default=0)
     evaluate.add_argument("--workers", type=_at_least(0))
     evaluate.add_argument("--json", action="store_true")
 
-    label = verbs.add_parser("label", help="f_K over a recorded trajectory, with counts")
+    label = verbs.add_parser("label", help="the decisions that a recorded trajectory expresses (f_K), with counts")
     label.add_argument("file", type=Path)
     label.add_argument("--json", action="store_true")
 
     scene = verbs.add_parser("scene", help="clips: make, dress a recorded log, check, view")
     kinds = scene.add_subparsers(dest="action", required=True, metavar="ACTION")
     make = kinds.add_parser("make", help="generate clips of the town")
-    make.add_argument("--family", help="a scenario family (default: those of --set in turn)")
+    make.add_argument("--family", help="a family (default: those of --set in turn)")
     make.add_argument("--set", dest="group", default="core", metavar="SET", help="core (default) or extended")
     make.add_argument("--split", default="test")
     make.add_argument("--count", type=_at_least(1), default=1)
@@ -162,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"senna2: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("senna2: interrupted; what was finished is kept, --resume goes on", file=sys.stderr)
+        kept = "what was finished is kept, --resume goes on"
+        print(f"senna2: interrupted; {kept if hasattr(args, 'resume') else 'give the line again'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has enough of it (`senna2 … | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -299,7 +300,10 @@ def _at_least(least: int) -> Callable[[str], int]:
     """An argparse type: a whole number from `least` on."""
 
     def whole_number(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is less than {least}")
         return value

@@ -27,6 +27,7 @@ from senna2.types import (
     Plan,
     Rollout,
     Trajectory,
+    require,
 )
 from senna2.workers import map_in_workers
 from senna2.world.render.base import Renderer
@@ -143,6 +144,7 @@ def _course(
 
 def checked_plan(plan: Plan, v: float, where: str) -> Plan:
     """The plan with 30 points or more at 0.1 s; coarser ones by the clamped spline."""
+    require(isinstance(plan, Plan), where, f"act returned {type(plan).__name__}; it must return a senna2.types.Plan")
     try:
         trajectory = plan.trajectory.validate()
     except InputError as error:

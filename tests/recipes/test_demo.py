@@ -44,6 +44,13 @@ def test_without_weights_it_says_so(capsys, monkeypatch):
     assert "no weights are shipped with this version; train some" in capsys.readouterr().err
 
 
+def test_results_that_are_no_demo_are_left_alone(stages, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps({"recipe": {"name": "laptop"}}))
+    assert main(["demo", "--weights", str(stages), "--out", str(tmp_path)]) == 2
+    assert "is not empty and not a demo of senna2" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
 def test_who_drives(stages, tmp_path):
     pair = demo_policies(stages)
     assert list(pair) == ["senna", "senna2"]

@@ -55,8 +55,8 @@ def test_a_round_from_clip_to_checkpoint(stage, clip, tmp_path):
 
 def test_what_is_missing_is_named(tmp_path):
     policy = DualSystem(PolicyConfig(planner="rad", obs="state", adapter="none", dim=32, heads=2), Rig.fake(), seed=0)
-    with pytest.raises(InputError, match="stage grpo: needs clips to drive"):
-        run_stage("grpo", policy, results_tiny(), tmp_path / "a")
+    with pytest.raises(InputError, match="stage rad: needs clips to drive"):
+        run_stage("rad", policy, results_tiny(), tmp_path / "a")
     with pytest.raises(InputError, match=r"stage rad: needs samples"):
         run_stage("rad", policy, results_tiny(), tmp_path / "b", clips=[tmp_path])
 

@@ -42,6 +42,15 @@ def test_a_strangers_folder_is_not_touched(tmp_path, capsys):
     assert (tmp_path / "mine.txt").read_text() == "keep"
 
 
+def test_a_run_of_another_recipe_is_not_cleared(tmp_path, capsys):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "hours.txt").write_text("of work")
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": "results"}))
+    assert main(["run", "--recipe", "smoke", "--out", str(tmp_path)]) == 2
+    assert "holds a run of recipe 'results'; choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "stages" / "hours.txt").read_text() == "of work"
+
+
 def test_the_queue_is_listed(tmp_path, capsys):
     assert (
         main(["run", "--recipe", "results", "--jobs", "--json", "--only", "train/1/senna2", "--out", str(tmp_path)])

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from senna2.decisions import coarse, f_k_plan
-from senna2.evaluate.metrics import MetricValue
+from senna2.evaluate.metrics import CONSISTENCY, MetricValue
 from senna2.evaluate.stats import Sums, measure, missing, ratio
 from senna2.types import Array, Direction, InputError, Plans, Samples
 
@@ -206,6 +206,11 @@ def consistency(samples: Samples, plans: PlansBySeed) -> dict[str, MetricValue]:
     right_SCK = np.stack(agreement)[:, used]
     out["decision_accuracy"] = measure(Sums(names, tuple(seeds), right_SCK), int(right_SCK[0, :, 1].sum()), note)
     return out
+
+
+def nobody_decides(seeds: int = 1) -> dict[str, MetricValue]:
+    """The suite of a policy without a VLM."""
+    return {name: missing("the policy takes no decision", seeds) for name in CONSISTENCY}
 
 
 def _ceiling(samples: Samples, keep: Array, note: str) -> MetricValue:

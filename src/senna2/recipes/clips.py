@@ -26,18 +26,21 @@ def make_clips(
     *,
     workers: int = 0,
     duration_s: float | None = None,
+    anew: bool = False,
 ) -> list[Path]:
     """`count` generated clips of a split, families (by default the core ones) in turn, as folders of `out`; those that
-    exist are kept. duration_s: longer or shorter than the family's story."""
+    exist are kept, unless `anew`. duration_s: longer or shorter than the family's story."""
     _known(families)
     chosen = split_scenes(split, count, tuple(families) or CORE)
-    jobs = [(family, seed, split, out, duration_s) for family, seed in chosen]
+    jobs = [(family, seed, split, out, duration_s, anew) for family, seed in chosen]
     return run_jobs(_make_one, jobs, workers=workers, label=f"clips {split}")
 
 
-def _make_one(family: str, seed: int, split: str, out: Path, duration_s: float | None = None) -> Path:
+def _make_one(
+    family: str, seed: int, split: str, out: Path, duration_s: float | None = None, anew: bool = False
+) -> Path:  # fmt: skip
     folder = out / (f"{family}-{seed}" if duration_s is None else f"{family}-{seed}-{duration_s:g}s")
-    if not (folder / "clip.json").is_file():
+    if anew or not (folder / "clip.json").is_file():
         save_clip(make_scene(family, seed, split, duration_s=duration_s), folder)
     return folder
 
@@ -60,16 +63,17 @@ def make_verb(
     out: Path, *, family: str | None, split: str, count: int, seed: int | None, group: str = "core",
     duration_s: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """`group`: the set whose families take turns if none is named."""
+    """`group`: the set whose families take turns if none is named. A clip that is there is made again: it may be
+    damaged, of another split or of an older version."""
     families = families_of(group, () if family is None else (family,))
     if count < 1:
         raise InputError(f"--count {count}: must be at least 1")
     if seed is not None and count != 1:
         raise InputError(f"--seed {seed}: names one clip; drop --count {count}")
     if seed is None:
-        made = make_clips(split, count, out, families, duration_s=duration_s)
+        made = make_clips(split, count, out, families, duration_s=duration_s, anew=True)
     else:
-        made = [_make_one(families[0], seed, split, out, duration_s)]
+        made = [_make_one(families[0], seed, split, out, duration_s, anew=True)]
     return {"clips": [str(p) for p in made]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -93,8 +94,14 @@ def load_recipe(name: str) -> Recipe:
         module, function = name.split(":", 1)
         try:
             make = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, SyntaxError) as error:
             raise InputError(f"--recipe {name}: {error}; give module:function that can be imported") from error
+        try:
+            inspect.signature(make).bind()
+        except TypeError as error:
+            raise InputError(
+                f"--recipe {name}: must be a function without arguments that returns a Recipe ({error})"
+            ) from error
         recipe = make()
     if not isinstance(recipe, Recipe):
         raise InputError(f"--recipe {name}: returns {type(recipe).__name__}, not a senna2.recipes.config.Recipe")

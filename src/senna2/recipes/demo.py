@@ -42,7 +42,7 @@ def demo_verb(weights: Path | None, out: Path, *, workers: int | None, seed: int
     """
     specs = demo_policies(weights)
     workers = worker_count(workers)
-    if out.exists() and any(out.iterdir()) and not (out / "results.json").is_file():
+    if out.exists() and any(out.iterdir()) and not _is_demo(out):
         raise InputError(f"--out {out}: is not empty and not a demo of senna2; choose another folder")
     clips = {family: seeds[0] for family, seeds in SHOWCASE.items()}
     jobs = [(out, family, clip, specs, seed) for family, clip in clips.items()]
@@ -60,6 +60,11 @@ def demo_verb(weights: Path | None, out: Path, *, workers: int | None, seed: int
     write_results(out / "results.json", results)
     write_report(results, out, media=[video for _, video in played])
     return {"report": str(out / "report.html"), "results": str(out / "results.json"), **headline(results)}
+
+
+def _is_demo(out: Path) -> bool:
+    results = out / "results.json"
+    return results.is_file() and load_json(results).get("recipe", {}).get("name") == "demo"
 
 
 def demo_policies(weights: Path | None) -> dict[str, str]:

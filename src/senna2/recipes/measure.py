@@ -16,7 +16,7 @@ import numpy as np
 from senna2.data.store import SampleStore
 from senna2.demonstrations import Replay, collect
 from senna2.evaluate.closed_loop import clip_row, closed_loop
-from senna2.evaluate.consistency import consistency
+from senna2.evaluate.consistency import consistency, nobody_decides
 from senna2.evaluate.control import control, nobody_listens
 from senna2.evaluate.open_loop import no_plans, open_loop
 from senna2.evaluate.results import Suites, assemble, compare, write_results
@@ -105,6 +105,8 @@ def measure(
                 part.suites["open_loop"] = no_plans(why_none)
             if "consistency" in suites and part.plans is not None and (part.plans.vlm_speed_N >= 0).any():
                 part.suites["consistency"] = consistency(samples, part.plans)
+            elif "consistency" in suites:
+                part.suites["consistency"] = nobody_decides()
             if part.forced_plans:
                 some = samples.take(slice(0, control_samples))
                 part.suites["control"] = control(some, part.forced_plans, instructed_of({seed: told}))
@@ -281,6 +283,8 @@ def each_period(
 
 def check_writable(out: Path) -> None:
     """`InputError` now rather than after an hour of driving."""
+    if out.suffix != ".json":
+        raise InputError(f"--out {out}: give the name of a .json file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=out.parent):

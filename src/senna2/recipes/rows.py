@@ -145,4 +145,5 @@ def least_class_share(counted: Sequence[Mapping[str, Sequence[int]]]) -> dict[st
         share, right = said / max(said.sum(), 1), label / max(label.sum(), 1)
         ratios += [s / r for s, r in zip(share, right, strict=True) if r > 0]
     n = sum(counted[0]["speed_label"])
-    return {"value": finite(min(ratios, default=float("nan"))), "ci95": None, "n": int(n), "n_seeds": len(counted)}
+    return {"value": finite(min(ratios, default=float("nan"))), "ci95": None, "n": int(n), "n_seeds": len(counted),
+            "per_seed": []}  # fmt: skip

@@ -29,12 +29,12 @@ from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe
 from senna2.recipes.driven import drive_clips
 from senna2.recipes.own_drives import DRIVEN, run_driven
-from senna2.registry import find_checkpoint
+from senna2.registry import find_checkpoint, listing, packaged
 from senna2.train.diagnostics import driving
 from senna2.train.distributed import Ranks, start_ranks, stop_ranks
 from senna2.train.guards import Verdict, judge_driving
 from senna2.train.loop import TrainingError
-from senna2.train.stage1 import run_1a, run_1b, run_1c
+from senna2.train.stage1 import run_1a, run_1b, run_1c, vlm_of
 from senna2.train.stage2 import run_2
 from senna2.train.stage3 import run_3
 from senna2.types import InputError, Rig, Rollout
@@ -43,8 +43,10 @@ from senna2.world.clip import find_clips
 
 
 def checkpoint_in(path: Path) -> Path:
-    """`find_checkpoint`, or an `InputError`."""
-    folder = find_checkpoint(path)
+    """`find_checkpoint`, also by the name of a policy whose weights are at hand; or an `InputError`."""
+    folder = packaged().get(str(path)) or find_checkpoint(path)
+    if folder is None and str(path) in listing("policies"):
+        raise InputError(f"{path}: drives without a network; give a checkpoint, or one of {sorted(packaged())}")
     if folder is None:
         raise InputError(
             f"{path}: holds no checkpoint (no config.json, nor policy/config.json); train that stage first"
@@ -109,20 +111,28 @@ def run_stage(
     """Train one stage of `policy` (in place) and save it as `out/policy`; returns that folder.
 
     A finished stage is not run again with `resume`: its weights are loaded into nothing, only the folder is returned.
+    Without `resume` it begins again; a checkpoint that is there stays until the new one stands. Raises `InputError` as
+    `check_stage` does, and for folders there that are not a stage's.
     """
     ranks = ranks or Ranks()
+    check_stage(stage, policy)
     saved, training = out / "policy", out / "training"
     identity = fingerprint({"stage": stage, "adapter": policy.config.adapter, **depends_on(recipe, stage)})
     mark = training / "identity.json"
     if resume and mark.exists() and load_json(mark) != identity:
         raise InputError(f"{training}: belongs to another recipe or seed; drop --resume or choose another --out")
-    if resume and (saved / "config.json").is_file():
+    begun = training / "begun"  # until it ends: a checkpoint beside it is an earlier training's
+    if resume and (saved / "config.json").is_file() and not begun.exists():
         return saved
-    if not resume and ranks.is_main:
-        shutil.rmtree(training, ignore_errors=True)
-        shutil.rmtree(saved, ignore_errors=True)
+    for folder, ours in ((training, mark), (saved, saved / "config.json")):
+        if folder.exists() and any(folder.iterdir()) and not ours.is_file():
+            raise InputError(f"{folder}: is not of a stage (no {ours.name}); choose another --out")
+    ranks.barrier()  # all have looked before one writes
     if ranks.is_main:
+        if not resume:
+            shutil.rmtree(training, ignore_errors=True)
         write_json(mark, identity)
+        begun.touch()
     ranks.barrier()
     policy.to(ranks.device)
     policy.mixed = torch.bfloat16 if recipe.precision == "bfloat16" else None
@@ -144,8 +154,21 @@ def run_stage(
     policy.eval()
     if ranks.is_main:
         policy.save_pretrained(saved, provenance(recipe.seed, stage=stage, recipe=to_dict(recipe)))
+        begun.unlink(missing_ok=True)
     ranks.barrier()
     return saved
+
+
+PLANNER_OF = {"rad": "rad", "rad2": "rad2", "grpo": "dit", "ppo": "dit"}
+
+
+def check_stage(stage: str, policy: DualSystem) -> None:
+    """`InputError` if this stage cannot train this policy, before anything is generated or cleared for it."""
+    wanted = PLANNER_OF.get(stage)
+    if wanted is not None and policy.config.planner != wanted:
+        raise InputError(f"stage {stage}: is for planner '{wanted}', not for '{policy.config.planner}'")
+    if stage in ("1a", "1c", "2", "3"):
+        vlm_of(policy)
 
 
 def depends_on(recipe: Recipe, stage: str) -> dict[str, Any]:
@@ -238,6 +261,7 @@ def train_verb(
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.size))
     try:
         policy = new_policy(recipe) if start is None else DualSystem.from_pretrained(checkpoint_in(start))
+        check_stage(stage, policy)
         store: SampleStore | None = None
         clips: list[Path] = []
         if stage == "3" or stage in DRIVEN:

@@ -214,6 +214,8 @@ def _open_run(out: Path, recipe: Recipe, resume: bool) -> None:
         return
     if out.exists() and any(out.iterdir()) and not mark.is_file():
         raise InputError(f"--out {out}: is not empty and not a run of senna2; choose another folder")
+    if mark.is_file() and load_json(mark).get("recipe") != recipe.name:
+        raise InputError(f"--out {out}: holds a run of recipe '{load_json(mark).get('recipe')}'; choose another folder")
     for part in PARTS:
         shutil.rmtree(out / part, ignore_errors=True)
     write_json(mark, identity)

@@ -78,7 +78,10 @@ def load_clip(folder: Path) -> Scene:
     """Read and validate a clip folder. Raises `InputError` naming file and field of anything missing or damaged."""
     folder = Path(folder)
     meta = clip_meta(folder)
-    known = field(clip_info(folder), "drivable", str, str(folder / "clip.json")) == "known"
+    drivable = field(clip_info(folder), "drivable", str, str(folder / "clip.json"))
+    stated = drivable in ("known", "unknown")
+    require(stated, f"{folder / 'clip.json'}: drivable", f"is '{drivable}'; it must be 'known' or 'unknown'")
+    known = drivable == "known"
     clouds = sorted((folder / "assets").glob("*.ply"))
     route_P2, limit_P = _read_route(folder / "route.json")
     scene = Scene(
@@ -290,4 +293,8 @@ def _read_route(path: Path) -> tuple[Array, Array]:
 
 def _shape_from_json(data: dict[str, Any], where: str) -> VehicleShape:
     names = [f.name for f in dataclasses.fields(VehicleShape)]
-    return VehicleShape(**{n: field(data, n, float, f"{where}: ego_shape") for n in names}).validate()
+    shape = VehicleShape(**{n: field(data, n, float, f"{where}: ego_shape") for n in names})
+    try:
+        return shape.validate()
+    except InputError as error:
+        raise InputError(f"{where}: ego_shape: {error}") from None
