@@ -6,8 +6,9 @@ likeliest.
 
 Differs from the original: no bird's-eye grid, so instead of sampling features at the plan's points a plan reads the
 scene tokens with its points as query; no yaw; the classifier weighs 25 to the regression's 1, not the release's 10 to
-8, which takes far more samples than here (docs/decisions/mode-classifier.md); the two calls are a true DDIM step from t
-= 10 to 0 (in the release's schedule the step goes from 10 to 9).
+8, which takes far more samples than here (docs/decisions/mode-classifier.md); the first
+call's DDIM step goes from t = 10 to 9, as in the release's schedule: the second reads anchors with a little noise, as in
+training.
 
 Legend: B batch, V anchors, K knots, C width.
 """
@@ -143,11 +144,11 @@ class DiffusionDrive(KnotPlanner):
         at = torch.full((n,), NOISE_AT, device=self.device)
         x = self.schedule.q_sample(self._normal(self.anchors_VK2).expand(n, -1, -1, -1), noise, at)
         plans, logit = self._metres(x), noise.new_zeros(n, self.options.anchors)
-        for now, after in zip(CALLS, (*CALLS[1:], -1), strict=True):
+        for now in CALLS:
             t = torch.full_like(at, now)
             plans, logit = self._decode(self._metres(x), t, scene, f_vlm, batch)[-1]
             x0, eps = self.schedule.resolve(self._normal(plans), x, t, "x0")
-            a, s = self.schedule.roots(torch.full_like(t, after), x.ndim - 1)
+            a, s = self.schedule.roots(t - 1, x.ndim - 1)
             x = a * x0 + s * eps
         return plans, logit
 
