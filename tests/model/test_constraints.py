@@ -14,12 +14,14 @@ from senna2.frames import resample_plan
 from senna2.model.batch import Batch
 from senna2.model.planners.constraints import (
     EGO,
+    ConstraintWeights,
     boundary_loss,
     centres,
     collision_loss,
     conflicts,
     direction_loss,
     headings,
+    vectorised_loss,
 )
 from senna2.model.planners.knots import spline
 from senna2.types import AgentClass, LaneKind, Samples
@@ -159,3 +161,22 @@ def test_conflicts_are_those_of_the_bodies():
                 assert got[i] == (apart < 0), (trial, i, apart)
             met += got[i]
     assert 100 < met < 380
+
+
+def test_the_loss_of_vad_is_that_of_its_offsets_and_every_constraint():
+    batch = scene(kerbs=[(0, 1.5, 60, 1.5)], agents=[(AgentClass.CAR, 20, 1, 0, 4.5, 1.8, 0)], dividers=[])
+    plan, expert = straight(y=1.5), straight(9.0)
+    parts = {
+        "boundary": boundary_loss(plan, batch), "collision": collision_loss(plan, batch, AT),
+        "direction": direction_loss(plan, batch),
+    }  # fmt: skip
+    offsets = torch.diff(plan, dim=1, prepend=torch.zeros(1, 1, 2)) - torch.diff(
+        expert, dim=1, prepend=torch.zeros(1, 1, 2)
+    )
+    none = dict.fromkeys(parts, 0.0)
+    alone = vectorised_loss(plan, expert, batch, AT, ConstraintWeights(**none))
+    torch.testing.assert_close(alone, offsets.abs().mean((1, 2)))
+    for name, part in parts.items():
+        found = vectorised_loss(plan, expert, batch, AT, ConstraintWeights(**{**none, name: 3.0}))
+        torch.testing.assert_close(found, alone + 3 * part)
+        assert name == "direction" or part > 0.01

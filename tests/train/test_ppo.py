@@ -50,6 +50,9 @@ def test_the_clipped_objective():
 def test_a_group_is_compared_with_itself():
     np.testing.assert_allclose(among_group(np.array([1.0, 3.0])), [-1, 1])
     np.testing.assert_array_equal(among_group(np.full(4, 0.7)), np.zeros(4))
+    alike = np.array([0.92, 0.93, 0.94, 0.92])
+    np.testing.assert_array_equal(among_group(alike, least_spread=0.05), np.zeros(4))
+    assert among_group(alike).min() < -0.5
 
 
 # --- events -------------------------------------------------------------------------------------------------
@@ -96,6 +99,8 @@ def test_a_heading_counts_off_the_path_alone(side):
     assert len(e) == 12
     assert e.rewards_F4[-1].tolist() == [0, 0, 0, -1]
     assert e.steer == -side
+    # Left of the path and turned to the right: what ended it was the heading, and that is what is turned back
+    assert episode(shifted(rollout, -side * 0.3 * np.ones(20), yaw), pose).steer == -side
 
 
 def test_who_is_further_along_than_the_expert_has_not_left_its_path():

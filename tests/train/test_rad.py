@@ -10,6 +10,7 @@ from senna2.model.planners import rad_anchors as anchors
 from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.train.distributed import Ranks
 from senna2.train.loop import Optim
+from senna2.train.ppo import advantages
 from senna2.train.rad import RadStage, Reinforce, better_cells, live_frames, run_rad, sampling
 from senna2.types import Contact, InputError, Observation, Rig, Rollout, Samples
 
@@ -150,8 +151,30 @@ def test_rounds_learn_the_planner_alone_and_go_on_where_they_stopped(tmp_path):
         torch.testing.assert_close(a, b, msg=name)
 
 
+@pytest.mark.parametrize("hit", [True, False])
+def test_the_critic_is_subtracted_and_stands_in_for_what_was_cut_off(hit):
+    """With values that are not zero, advantages are those of GAE on them: a drive that ended has nothing after it, one
+    that was cut goes on at its last value."""
+    p = policy()
+    with torch.no_grad():
+        p.planner.values[-1].bias += torch.tensor([0.7, -0.4])
+    frames, told = live_frames(p, drives(hit=hit), CONFIG)
+    n = len(frames) // 2
+    assert told["ends_dynamic"] == float(hit)
+    for k, value in enumerate((frames.old.value_along_B, frames.old.value_across_B)):
+        v = value[:n].double().numpy()
+        assert abs(v).min() > 0.1
+        reward = np.zeros(n)
+        reward[-1] = -1.0 if hit and k == 0 else 0.0
+        expected = advantages(reward, v, gamma=CONFIG.gamma, lam=CONFIG.lam, after=0.0 if hit else v[-1])
+        np.testing.assert_allclose(frames.advantage_N2[:n, k], expected, atol=1e-5)
+
+
 def test_what_cannot_be_learned_from_is_named(tmp_path):
     p = policy()
+    told = DualSystem(dataclasses.replace(p.config, adapter="decision"), Rig.fake(), seed=0)
+    with pytest.raises(InputError, match=r"stage rad: policy\.adapter: is 'decision'; start from a checkpoint with"):
+        live_frames(told, drives(), CONFIG)
     blind = [(dataclasses.replace(r, observations=()), pose) for r, pose in drives()]
     with pytest.raises(InputError, match="clip fake: of 19 frames 0 were recorded"):
         live_frames(p, blind, CONFIG)

@@ -26,8 +26,8 @@ class Episode:
 
     rewards_F4: by `EVENTS`, of the transition that leaves each frame. ended: an event ended it; else it was only cut.
     ahead: what was hit was ahead of the ego (of a dynamic collision). steer: +1 where steering left would have been
-    right, −1 right, 0 unknown: the side on which the ego was of the expert at the event [ours for all three; RAD's
-    release looks at the yaw error of every frame].
+    right, −1 right, 0 unknown: back by the heading where that was the event, else by the side on which the ego was of
+    the expert at the event [ours: RAD's release looks at the yaw error of every frame].
     """
 
     rewards_F4: Array
@@ -61,7 +61,9 @@ def episode(rollout: Rollout, expert_pose_E3: Array) -> Episode:
     if ended:
         rewards[live - 1] = [-1.0 if first[name] == at else 0.0 for name in EVENTS]
     f = min(at, len(rollout) - 1)
-    return Episode(rewards, ended, _hit_ahead(rollout, f), _steer(ego[f], expert_pose_E3[near[f]], float(turned[f])))
+    by_heading = first["heading"] == at and first["position"] > at
+    steer = _steer(ego[f], expert_pose_E3[near[f]], float(turned[f]), by_heading=by_heading)
+    return Episode(rewards, ended, _hit_ahead(rollout, f), steer)
 
 
 def _onward(pose_3: Array) -> Array:
@@ -94,8 +96,8 @@ def _hit_ahead(rollout: Rollout, frame: int) -> bool:
     return not bool(along < rollout.ego_shape.centre_offset)
 
 
-def _steer(ego_3: Array, expert_3: Array, turned: float) -> int:
-    """Back towards the expert: by the side on which the ego is, or where it is on the path by its heading."""
+def _steer(ego_3: Array, expert_3: Array, turned: float, *, by_heading: bool) -> int:
+    """Back towards the expert: by the side on which the ego is, or by its heading, also where it is on the path."""
     dx, dy = ego_3[:2] - expert_3[:2]
     left = -math.sin(expert_3[2]) * dx + math.cos(expert_3[2]) * dy
-    return -int(np.sign(left if abs(left) > HEADING_FROM_M else turned))
+    return -int(np.sign(turned if by_heading or abs(left) <= HEADING_FROM_M else left))

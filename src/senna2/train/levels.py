@@ -170,7 +170,7 @@ class LowLevel(_FlaggedStage):
         f = self.flagged[draw_indices(len(self.flagged), half, step, self.seed)]
         if half == batch:
             return f
-        # F and U alternate, so that every rank gets its share of both
+        # F and U alternate: of two ranks one gets F, the other U, and gradients add up to the same
         u = self.unflagged[draw_indices(len(self.unflagged), batch - half, step, self.seed + 1)]
         return np.stack([f, u], 1).reshape(-1) if len(f) == len(u) else np.concatenate([f, u])
 

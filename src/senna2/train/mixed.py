@@ -37,7 +37,7 @@ class LowLevelMixed(LowLevel):
 
     def draw(self, step: int, batch: int) -> Array:
         shown = self.pool_N[draw_indices(len(self.pool_N), batch, step, self.seed + 2)]
-        # They alternate, so that every rank gets its share of both
+        # They alternate: of two ranks each gets one kind, and gradients add up to the same
         return np.stack([super().draw(step, batch), len(self.frames.samples) + shown], 1).reshape(-1)
 
     def load(self, index: Array) -> Any:

@@ -42,7 +42,8 @@ def value_loss(value_B: torch.Tensor, old_value_B: torch.Tensor, advantage_B: to
     return 0.5 * (value_B - (advantage_B + old_value_B)) ** 2
 
 
-def among_group(returns_G: Array) -> Array:
-    """(G,) advantages of roll-outs of one clip among themselves: (R − mean) / std; 0 where all went alike (GRPO)."""
+def among_group(returns_G: Array, least_spread: float = 1e-6) -> Array:
+    """(G,) advantages of roll-outs of one clip among themselves: (R − mean) / std; 0 where all went alike (GRPO), which
+    is where their standard deviation is under `least_spread`."""
     spread = float(np.std(returns_G))
-    return np.zeros(len(returns_G)) if spread < 1e-6 else (returns_G - np.mean(returns_G)) / spread
+    return np.zeros(len(returns_G)) if spread < least_spread else (returns_G - np.mean(returns_G)) / spread

@@ -32,7 +32,7 @@ from senna2.train.distributed import Ranks
 from senna2.train.events import EVENTS, Episode, episode
 from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.ppo import advantages, clipped, inside, value_loss
-from senna2.train.rounds import begin_rounds, encoded, end_round, sampling, seen
+from senna2.train.rounds import begin_rounds, encoded, end_round, sampling, seen, undecided
 from senna2.train.sampling import draw_indices
 from senna2.train.stage1 import PolicyStage, Store, freeze_except, natural
 from senna2.types import Array, InputError, Rollout, Samples
@@ -107,6 +107,7 @@ def run_rad(
 def _rad(policy: DualSystem) -> Rad:
     if not isinstance(policy.planner, Rad):
         raise InputError(f"stage rad: is for planner 'rad', not for '{policy.config.planner}'")
+    undecided(policy, "rad")
     return policy.planner
 
 

@@ -3,7 +3,8 @@ optimisation, now and then the generator towards plans with another timing.
 
 A round drives each clip several times from the same start, candidates drawn by their scores and held for 0.8 s, so that
 a choice can be told by its end. Returns (`returns.drive_return`) are compared within the clip; PPO's clipped ratio on
-the choices, with an entropy bonus. Every few rounds the generator learns the plans that were driven, braked where the
+the choices, with a constant entropy bonus (the original adapts it); clips whose drives all went about alike teach
+nothing, as in the original. Every few rounds the generator learns the plans that were driven, braked where the
 time to collision was short and hastened where it was too slow (the original's on-policy generator optimisation).
 
 Encoder and perception heads are frozen, so their tokens are computed once a round.
@@ -31,7 +32,7 @@ from senna2.train.frames import flags
 from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.ppo import among_group, clipped
 from senna2.train.returns import drive_return
-from senna2.train.rounds import CHUNK, begin_rounds, choices_in, encoded, end_round, noise_of, sampling, seen
+from senna2.train.rounds import CHUNK, begin_rounds, choices_in, encoded, end_round, noise_of, sampling, seen, undecided
 from senna2.train.sampling import draw_indices
 from senna2.train.stage1 import PolicyStage, freeze_except
 from senna2.types import PLAN_DT, Array, InputError, Rollout, Samples
@@ -59,6 +60,7 @@ class Rerank:
     go: float = 1.0  # m/s² where it was slow [ours]
     slow_share: float = 0.8
     behind_m: float = 2.0
+    least_spread: float = 0.05  # of a clip's returns: where all went about alike there is nothing to learn [value ours]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,7 @@ def _last(rows: list[dict[str, float]]) -> dict[str, float]:
 def _rad2(policy: DualSystem) -> Rad2:
     if not isinstance(policy.planner, Rad2):
         raise InputError(f"stage rad2: is for planner 'rad2', not for '{policy.config.planner}'")
+    undecided(policy, "rad2")
     return policy.planner
 
 
@@ -116,7 +119,7 @@ def choices_of(policy: DualSystem, groups: Groups, config: Rerank) -> tuple[Choi
     returns = [np.array([drive_return(r, config.ttc_s) for r in group]) for group in groups]
     parts: list[tuple[Rollout, Array, float, Array, Array]] = []
     for group, of_group in zip(groups, returns, strict=True):
-        for rollout, advantage in zip(group, among_group(of_group), strict=True):
+        for rollout, advantage in zip(group, among_group(of_group, config.least_spread), strict=True):
             _, risky, slow = flags(rollout, config.ttc_s, config.slow_share, config.behind_m)
             frames = choices_in(rollout)
             if len(frames):

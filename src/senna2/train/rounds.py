@@ -23,7 +23,7 @@ from senna2.rollouts import clip_seed
 from senna2.train.distributed import Ranks
 from senna2.train.frames import before_contact
 from senna2.train.loop import append_row
-from senna2.types import Array, InputError, Rollout, Samples
+from senna2.types import Array, InputError, Rollout, Samples, require
 
 CHUNK = 64  # frames encoded at a time
 
@@ -94,3 +94,10 @@ def encoded(policy: DualSystem, samples: Samples) -> SceneTokens:
     first = scenes[0]
     valid = None if first.valid_BS is None else torch.cat([s.valid_BS for s in scenes if s.valid_BS is not None])
     return SceneTokens(torch.cat([s.tokens_BSC for s in scenes]), valid, None, first.agents, first.lines)
+
+
+def undecided(policy: DualSystem, stage: str) -> None:
+    """`InputError` for a planner that is told decisions when it drives: these trainers learn without one, and would
+    take the drives of another policy for their own."""
+    adapter = policy.config.adapter
+    require(adapter == "none", f"stage {stage}: policy.adapter", f"is '{adapter}'; start from a checkpoint with 'none'")

@@ -6,9 +6,8 @@ likeliest.
 
 Differs from the original: no bird's-eye grid, so instead of sampling features at the plan's points a plan reads the
 scene tokens with its points as query; no yaw; the classifier weighs 25 to the regression's 1, not the release's 10 to
-8, which takes far more samples than here (docs/decisions/mode-classifier.md); the first
-call's DDIM step goes from t = 10 to 9, as in the release's schedule: the second reads anchors with a little noise, as in
-training.
+8, which takes far more samples than here (docs/decisions/mode-classifier.md); the first call's DDIM step goes from t =
+10 to 9, as in the release's schedule: the second reads anchors with a little noise, as in training.
 
 Legend: B batch, V anchors, K knots, C width.
 """

@@ -45,7 +45,8 @@ class Options:
 
 
 class ResAd(KnotPlanner):
-    """L = mean over candidates of |r̃ − r̂| + CE(softmax(−‖τ* − τ̂‖²), softmax S) + BCE(free, σ(S_free))."""
+    """L = mean over candidates of |r̃ − r̂| + CE(softmax(−‖τ* − τ̂‖²), softmax S) + BCE(free, σ(S_free)); ‖·‖²
+    the mean over knots [ours]."""
 
     Options = Options
     range_22: Tensor
