@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -163,6 +164,23 @@ def test_an_unknown_planner_or_option_is_named():
         policy_of("vad", planner_options={"colour": 1})
     with pytest.raises(InputError, match=r"planner_options\.layers: expected int"):
         policy_of("transfuser", planner_options={"layers": "three"})
+
+
+@pytest.mark.parametrize(("planner", "options", "why"), [
+    ("vadv2", {"drawn": 0}, "drawn: is 0; it must be at least 1"),
+    ("vadv2", {"temperature_m": 0.0}, "temperature_m: is 0.0; it must be above 0"),
+    ("resad", {"gamma": 0.0}, "gamma: is 0.0; it must be above 0"),
+    ("resad", {"candidates": 0}, "candidates: is 0; it must be at least 1"),
+    ("diffusiondrive", {"truncated": 2000}, "truncated: is 2000; it must be at most 1000"),
+    ("genad", {"latent": 0}, "latent: is 0; it must be at least 1"),
+    ("rad2", {"read_every": 0}, "read_every: is 0; it must be at least 1"),
+    ("rad2", {"read_every": 40}, "read_every: is 40; it must be at most 30"),
+    ("dit", {"explore": -1.0}, "explore: is -1.0; it must not be under 0"),
+    ("vad", {"collision": math.nan}, "collision: is nan"),
+])  # fmt: skip
+def test_an_option_out_of_range_is_named(planner, options, why):
+    with pytest.raises(InputError, match=rf"policy\.planner_options\.{why}"):
+        policy_of(planner, planner_options=options)
 
 
 def fde(policy: DualSystem, samples: Samples) -> float:

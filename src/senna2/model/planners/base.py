@@ -8,10 +8,11 @@ Legend: B batch, M plans that are weighed, T plan steps, S scene tokens, C width
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from senna2.model.batch import Batch
 from senna2.model.diffusion import SAMPLE, keyed_noise
 from senna2.model.layers import mlp, zero
 from senna2.model.scene import SceneTokens
-from senna2.types import Direction, InputError, Samples
+from senna2.types import Direction, InputError, Samples, require
 
 if TYPE_CHECKING:
     from senna2.model.config import PolicyConfig
@@ -157,5 +158,23 @@ class Planner(ABC, Told):
 
 
 def read_options(kind: type[Any], given: Mapping[str, Any]) -> Any:
-    """The planner's options, strictly: an unknown or wrongly typed one is an `InputError`."""
-    return from_dict(kind, {**to_dict(kind()), **given}, "policy.planner_options")
+    """The planner's options, strictly: an unknown or wrongly typed one is an `InputError`, and so is one out of range.
+
+    Counts are 1 or more, other numbers 0 or more; a kind may name those that must be above 0 (`ABOVE_0`), and the most
+    that one may be (`MOST`).
+    """
+    options = from_dict(kind, {**to_dict(kind()), **given}, "policy.planner_options")
+    for field in fields(options):
+        value, where = getattr(options, field.name), f"policy.planner_options.{field.name}"
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        require(math.isfinite(value), where, f"is {value}")
+        if isinstance(value, int):
+            require(value >= 1, where, f"is {value}; it must be at least 1")
+        elif field.name in getattr(kind, "ABOVE_0", ()):
+            require(value > 0, where, f"is {value}; it must be above 0")
+        else:
+            require(value >= 0, where, f"is {value}; it must not be under 0")
+        most = getattr(kind, "MOST", {}).get(field.name, value)
+        require(value <= most, where, f"is {value}; it must be at most {most}")
+    return options

@@ -15,7 +15,7 @@ Legend: B batch, V anchors, K knots, C width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ NOISE_AT, CALLS = 8, (10, 0)  # of 1000: the noise put on the anchors when drivi
 
 @dataclass(frozen=True)
 class Options:
+    MOST: ClassVar = {"truncated": 1000}
     anchors: int = 20
     layers: int = 2
     truncated: int = 50  # training draws its time below this, of 1000

@@ -14,7 +14,7 @@ Legend: B batch, M candidates, K coefficients, T plan steps, P points that are r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from senna2.model.planners.dit import DiT
 from senna2.model.planners.knots import Reader
 from senna2.model.planners.rad import drawn
 from senna2.model.scene import SceneTokens
+from senna2.types import PLAN_STEPS
 
 if TYPE_CHECKING:
     from senna2.model.config import PolicyConfig
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
+    MOST: ClassVar = {"read_every": PLAN_STEPS}
     candidates: int = 16
     read_every: int = 3  # of a plan's points, the discriminator reads every third
     sampled: bool = False  # a candidate is drawn by its score; else the best is taken

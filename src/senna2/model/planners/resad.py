@@ -14,7 +14,7 @@ Legend: B batch, D candidates, K knots, C width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
+    ABOVE_0: ClassVar = ("gamma",)
     candidates: int = 8  # in training
     driven: int = 20  # candidates when driving
     sigma_along: float = 1.0  # m/s

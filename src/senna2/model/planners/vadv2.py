@@ -15,7 +15,7 @@ Legend: B batch, V vocabulary, M plans that are scored, or those drawn of them, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
+    ABOVE_0: ClassVar = ("temperature_m",)
     vocabulary: int = 4096
     scored: int = 512  # of them: those whose first half second is nearest to the ego's speed
     drawn: int = 64  # of those, a step, the expert's nearest among them
