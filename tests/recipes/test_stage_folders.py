@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from test_own_drives import _Store
 
 from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.recipes import stages
@@ -11,18 +12,7 @@ from senna2.recipes.results import results_tiny
 from senna2.recipes.stages import checkpoint_in, run_stage
 from senna2.registry import packaged
 from senna2.train.loop import Optim
-from senna2.types import InputError, Rig, Samples
-
-
-class _Store:
-    def __init__(self) -> None:
-        self.states = Samples.fake(8, Rig.default())
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def take(self, index):
-        return self.states.take(index)
+from senna2.types import InputError, Rig
 
 
 def _policy(seed: int = 0, **more: object) -> DualSystem:
