@@ -202,7 +202,7 @@ def test_eval_perception_wants_a_checkpoint(run, whole_clip, tmp_path):
     assert not (tmp_path / "p.json").exists()
     words = ("eval", "closed", "--policy", "idm", "--scenes", whole_clip, "--out", tmp_path / "thesis.tex")
     (tmp_path / "thesis.tex").write_text("years of work")
-    assert run(*words) == (2, "", f"senna2: --out {tmp_path / 'thesis.tex'}: give the name of a .json file\n")
+    assert run(*words) == (2, "", f"senna2: --out {tmp_path / 'thesis.tex'}: give the name of a .json file")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
@@ -257,7 +257,7 @@ def test_a_period_asks_the_vlm_as_often_as_it_says(whole_clip, tmp_path):
         (("train", "4", "--out", "x"), "invalid choice: '4'"),
         (("eval", "open", "--scenes", "x", "--out", "y"), "--policy"),
         (("run", "--seed", "-1"), "argument --seed: -1 is less than 0"),
-        (("run", "--seed", "one"), "argument --seed: invalid whole_number value: 'one'"),
+        (("run", "--seed", "one"), "argument --seed: 'one' is no whole number"),
         (("scene", "make", "--out", "x", "--count", "0"), "argument --count: 0 is less than 1"),
         (("scene", "make", "--out", "x", "--count", "two"), "argument --count: 'two' is no whole number"),
         (("run", "--recipe", "math:pi", "--out", "x"), "math:pi: must be a function without arguments"),

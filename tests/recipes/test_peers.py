@@ -89,8 +89,10 @@ def test_samples_and_minutes_are_counted_along_the_arms():
     assert own["drives"] == study.clips.rollout
     assert learned_from(study, "vad")["vlm_samples"] == 0
     seconds = {f"train/0/{arm}": 60.0 for arm in behind("senna_vadv2")} | {"train/1/1b": 60.0}
-    cost = with_minutes({"senna_vadv2": {"parameters": 1}}, seconds, (0, 1))["senna_vadv2"]
+    cost = with_minutes({"senna_vadv2": {"parameters": 1}}, seconds, {}, (0, 1))["senna_vadv2"]
     assert cost == {"parameters": 1, "minutes": [3.0]}  # seed 1 is not whole
+    own = {"rows/0/senna_vadv2": {"train/0/1b": 120.0}}  # that row rests on another training of 1b
+    assert with_minutes({"senna_vadv2": {}}, seconds, own, (0, 1))["senna_vadv2"] == {"minutes": [4.0]}
 
 
 def test_another_planner_begins_on_the_shared_encoder():
