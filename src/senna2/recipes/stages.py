@@ -32,8 +32,11 @@ from senna2.recipes.own_drives import DRIVEN, run_driven
 from senna2.registry import find_checkpoint, listing, packaged
 from senna2.train.diagnostics import driving
 from senna2.train.distributed import Ranks, start_ranks, stop_ranks
+from senna2.train.gradient import dit_of
 from senna2.train.guards import Verdict, judge_driving
 from senna2.train.loop import TrainingError
+from senna2.train.rad import rad_of
+from senna2.train.rad2 import rad2_of
 from senna2.train.stage1 import run_1a, run_1b, run_1c, vlm_of
 from senna2.train.stage2 import run_2
 from senna2.train.stage3 import run_3
@@ -159,15 +162,15 @@ def run_stage(
     return saved
 
 
-PLANNER_OF = {"rad": "rad", "rad2": "rad2", "grpo": "dit", "ppo": "dit"}
-
-
 def check_stage(stage: str, policy: DualSystem) -> None:
     """`InputError` if this stage cannot train this policy, before anything is generated or cleared for it."""
-    wanted = PLANNER_OF.get(stage)
-    if wanted is not None and policy.config.planner != wanted:
-        raise InputError(f"stage {stage}: is for planner '{wanted}', not for '{policy.config.planner}'")
-    if stage in ("1a", "1c", "2", "3"):
+    if stage == "rad":
+        rad_of(policy)
+    elif stage == "rad2":
+        rad2_of(policy)
+    elif stage in DRIVEN:
+        dit_of(policy, stage)
+    elif stage != "1b":
         vlm_of(policy)
 
 

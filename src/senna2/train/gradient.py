@@ -95,6 +95,13 @@ class Choices:
     advantage_N: torch.Tensor
 
 
+def dit_of(policy: DualSystem, method: str) -> DiT:
+    """The policy's planner; `InputError` if these stages cannot train it."""
+    if type(policy.planner) is not DiT:
+        raise InputError(f"stage {method}: is for planner 'dit', not for '{policy.config.planner}'")
+    return policy.planner
+
+
 def run_gradient(
     policy: DualSystem, collect: Collect, config: PolicyGradient, out: Path, *, method: Literal["grpo", "ppo"],
     seed: int, ranks: Ranks, resume: bool, **more: Any,
@@ -102,8 +109,7 @@ def run_gradient(
     """Rounds of drives that explore and of policy gradients. `collect(policy, round)` drives and records every choice;
     `out/log.jsonl` has one row a round. A critic is not kept between two runs: `resume` is for "grpo", "ppo" begins
     again."""
-    if type(policy.planner) is not DiT:
-        raise InputError(f"stage {method}: is for planner 'dit', not for '{policy.config.planner}'")
+    dit_of(policy, method)
     critic = None
     if method == "ppo":
         with torch.random.fork_rng(devices=[]):

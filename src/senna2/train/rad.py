@@ -91,7 +91,7 @@ def run_rad(
     kept until the next one is whole; `resume` goes on after it.
     """
     freeze_except(policy, ("planner.",))
-    _rad(policy)
+    rad_of(policy)
     log: list[dict[str, float]] = []
     for number in range(begin_rounds(policy, out, ranks, resume=resume), config.rounds):
         with sampling(policy):
@@ -104,7 +104,8 @@ def run_rad(
     return log
 
 
-def _rad(policy: DualSystem) -> Rad:
+def rad_of(policy: DualSystem) -> Rad:
+    """The policy's planner; `InputError` if this stage cannot train it."""
     if not isinstance(policy.planner, Rad):
         raise InputError(f"stage rad: is for planner 'rad', not for '{policy.config.planner}'")
     undecided(policy, "rad")
@@ -124,7 +125,7 @@ def live_frames(policy: DualSystem, drives: Drives, config: Reinforce) -> tuple[
     scene = encoded(policy, samples)
     samples = replace(samples, images={})
     with torch.no_grad():
-        old = _rad(policy).believe(scene, None, Batch.from_samples(samples, policy.device))
+        old = rad_of(policy).believe(scene, None, Batch.from_samples(samples, policy.device))
     along: list[Array] = []
     across: list[Array] = []
     by_event, start = [], 0
@@ -166,7 +167,7 @@ class RadStage(PolicyStage):
 
     def __init__(self, policy: DualSystem, frames: Frames, store: Store, config: Reinforce, seed: int) -> None:
         super().__init__(policy, seed)
-        self.planner, self.frames, self.store, self.config = _rad(policy), frames, store, config
+        self.planner, self.frames, self.store, self.config = rad_of(policy), frames, store, config
         self.pool_N = natural(store.states)
 
     def draw(self, step: int, batch: int) -> Array:

@@ -85,7 +85,7 @@ def run_rad2(
 ) -> list[dict[str, float]]:  # fmt: skip
     """Rounds of grouped drives. `collect(policy, round)` drives and records every choice; `out/log.jsonl` has one row
     a round: how the drives went, how far the returns of a clip differ, how the scores moved."""
-    _rad2(policy)
+    rad2_of(policy)
     log: list[dict[str, float]] = []
     for number in range(begin_rounds(policy, out, ranks, resume=resume), config.rounds):
         with sampling(policy):
@@ -107,7 +107,8 @@ def _last(rows: list[dict[str, float]]) -> dict[str, float]:
     return {k: v for k, v in rows[-1].items() if k in ("entropy", "policy", "generator")}
 
 
-def _rad2(policy: DualSystem) -> Rad2:
+def rad2_of(policy: DualSystem) -> Rad2:
+    """The policy's planner; `InputError` if this stage cannot train it."""
     if not isinstance(policy.planner, Rad2):
         raise InputError(f"stage rad2: is for planner 'rad2', not for '{policy.config.planner}'")
     undecided(policy, "rad2")
@@ -154,7 +155,7 @@ def choices_of(policy: DualSystem, groups: Groups, config: Rerank) -> tuple[Choi
 def _candidates(
     policy: DualSystem, scene: SceneTokens, samples: Samples, noise: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    planner, parts = _rad2(policy), []
+    planner, parts = rad2_of(policy), []
     for i in range(0, len(samples), CHUNK):
         at = torch.arange(i, min(i + CHUNK, len(samples)))
         batch, some = Batch.from_samples(samples.take(at.numpy()), policy.device), scene.take(at.to(policy.device))
@@ -168,7 +169,7 @@ class _ChoiceStage(PolicyStage):
 
     def __init__(self, policy: DualSystem, choices: Choices, seed: int, pool_N: Array) -> None:
         super().__init__(policy, seed)
-        self.planner, self.choices, self.pool_N = _rad2(policy), choices, pool_N
+        self.planner, self.choices, self.pool_N = rad2_of(policy), choices, pool_N
 
     def draw(self, step: int, batch: int) -> Array:
         return self.pool_N[draw_indices(len(self.pool_N), batch, step, self.seed)]
