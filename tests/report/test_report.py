@@ -19,7 +19,7 @@ from senna2.report.birdseye import BirdsEye
 from senna2.report.figures import forced_drives_figure, relative_speed_figure
 from senna2.report.media import Video
 from senna2.report.page import render_page, write_report
-from senna2.report.tables import number, verdict
+from senna2.report.tables import ABREAST, families_table, number, suite_table, verdict
 from senna2.report.video import (
     ABOVE_W,
     HEAD_H,
@@ -165,6 +165,31 @@ def test_names_are_escaped():
     text = render_page(make_results(bad="<script>x</script>"))
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+
+
+def _columns_and_rows(table):
+    """The words over the columns, and of each row its name and its cells."""
+    head, body = table.split("<tbody>")
+    plain = [re.sub(r"<[^>]*>", "", h).strip(" ↑↓") for h in re.findall(r"<th>(.*?)</th>", head)]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
+    return plain[1:], {re.sub(r"<[^>]*>", "", name).strip(" ↑↓"): cells for name, *cells in rows}
+
+
+@pytest.mark.parametrize("table", [lambda r: suite_table(r, "closed_loop"), families_table])
+def test_many_policies_stand_below_each_other_and_a_few_side_by_side(table):
+    few = make_results()
+    many = make_results()
+    for i in range(ABREAST):
+        many["policies"][f"other{i}"] = few["policies"]["senna"]
+        many["clips"] += [{**c, "policy": f"other{i}"} for c in few["clips"] if c["policy"] == "senna"]
+    columns, rows = _columns_and_rows(table(few))
+    assert columns == list(few["policies"])
+    columns_of_many, rows_of_many = _columns_and_rows(table(many))
+    assert list(rows_of_many) == list(many["policies"])
+    assert columns_of_many == list(rows)
+    for name, cells in rows.items():
+        for policy, cell in zip(columns, cells, strict=True):
+            assert rows_of_many[policy][columns_of_many.index(name)] == cell
 
 
 def test_equal_runs_give_equal_pages():

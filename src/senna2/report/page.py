@@ -39,6 +39,7 @@ SUITE_WORDS = {
         "Does the planner do what it is told? Plans of the same frame and noise under forced decisions.",
     ),
 }
+LONG = 60  # characters, above which a fact takes a line of its own
 
 
 def write_report(results: dict[str, Any], out_dir: Path | str, *, media: Sequence[Figure | Video] = ()) -> Path:
@@ -113,7 +114,10 @@ def _head(results: Mapping[str, Any], title: str, anchors: Sequence[str]) -> str
         "time": f"{minutes:.1f} min" if minutes else "not recorded",
         "commit": str(results["provenance"].get("commit") or "unknown"),
     }
-    grid = "".join(f"<div><span>{escape(k)}</span>{escape(v)}</div>" for k, v in facts.items())
+    grid = "".join(
+        f"<div{' class=long' if len(v) > LONG else ''}><span>{escape(k)}</span>{escape(v)}</div>"
+        for k, v in facts.items()
+    )
     command = results["provenance"].get("command")
     line = f"<pre>{escape(str(command))}</pre>" if command else ""
     links = "".join(f'<a href="#{a}">{a.replace("_", " ")}</a>' for a in anchors)

@@ -24,6 +24,7 @@ HEADLINE = (
     "consistency.avg", "open_loop.fde_m", "closed_loop.af_cr", "closed_loop.cr", "closed_loop.safety_1",
     "closed_loop.progress_ratio", "closed_loop.parked", "control.auroc_accelerate_decelerate",
 )  # fmt: skip
+ABREAST = 8  # policies that fit beside each other on the page
 
 
 def label(metric: str) -> str:
@@ -93,24 +94,33 @@ def _best(metric: str, values: Sequence[Mapping[str, Any] | None]) -> set[int]:
     return {i for i, v in known.items() if v == top}
 
 
+def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """`head` over the columns and, for each row, its name and its cells; all of it HTML."""
+    body = "".join(f"<tr><td>{name}</td>{''.join(cells)}</tr>" for name, cells in rows)
+    columns = "".join(f"<th>{h}</th>" for h in head)
+    return f'<div class="scroll"><table><thead><tr><th></th>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def _grid(results: Mapping[str, Any], metrics: Sequence[str], policies: Sequence[str], anchor: str) -> str:
-    notes = _Notes(anchor)
-    rows = []
-    for metric in metrics:
-        suite, name = metric.split(".", 1)
-        values = [results["policies"][p].get(suite, {}).get(name) for p in policies]
-        if all(v is None for v in values):
-            continue
-        best = _best(metric, values)
-        cells = "".join(_cell(v, notes, i in best) for i, v in enumerate(values))
-        rows.append(f"<tr><td>{escape(label(metric))}{_arrow(metric)}</td>{cells}</tr>")
-    if not rows:
+    """A few policies stand side by side; many stand one below the other."""
+    found = {m: [results["policies"][p].get(s, {}).get(n) for p in policies] for m in metrics
+             for s, n in [m.split(".", 1)]}  # fmt: skip
+    found = {m: values for m, values in found.items() if any(v is not None for v in values)}
+    if not found:
         return ""
-    head = "".join(f"<th>{escape(p)}</th>" for p in policies)
-    return (
-        f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>" + notes.html()
-    )
+    best = {m: _best(m, values) for m, values in found.items()}
+    notes = _Notes(anchor)
+    names, labels = [escape(p) for p in policies], [f"{escape(label(m))}{_arrow(m)}" for m in found]
+
+    def cell(metric: str, i: int) -> str:
+        return _cell(found[metric][i], notes, i in best[metric])
+
+    if len(policies) > ABREAST:
+        table = _table(labels, [(name, [cell(m, i) for m in found]) for i, name in enumerate(names)])
+    else:
+        rows = [(name, [cell(m, i) for i in range(len(names))]) for m, name in zip(found, labels, strict=True)]
+        table = _table(names, rows)
+    return table + notes.html()
 
 
 def headline(results: Mapping[str, Any]) -> str:
@@ -125,8 +135,7 @@ def headline(results: Mapping[str, Any]) -> str:
 
 
 def suite_table(results: Mapping[str, Any], suite: str) -> str:
-    """Metrics down, policies across; empty if no policy has the suite. One without a single value gets no column,
-    unless none has."""
+    """Empty if no policy has the suite. One without a single value is left out, unless none has."""
     having = {p: suites[suite].values() for p, suites in results["policies"].items() if suites.get(suite)}
     policies = [p for p, values in having.items() if any(v["value"] is not None for v in values)] or list(having)
     return _grid(results, [f"{suite}.{name}" for name in SUITES[suite]], policies, suite) if policies else ""
@@ -139,21 +148,20 @@ def families_table(results: Mapping[str, Any]) -> str:
     families = sorted({c["family"] for c in clips})
     if not policies or len(families) < 2:
         return ""
-    rows = []
-    for family in families:
-        cells = []
-        for policy in policies:
-            mine = [c for c in clips if c["policy"] == policy and c["family"] == family]
-            hit, fault = sum(c["collided"] for c in mine), sum(c["at_fault"] for c in mine)
-            mark = "" if not mine else f"<b>{fault}</b> / {hit} <small>of {len(mine)} drives</small>"
-            cells.append(f"<td>{mark}</td>")
-        rows.append(f"<tr><td>{escape(family.replace('_', ' '))}</td>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{escape(p)}</th>" for p in policies)
-    return (
-        '<h3>By family</h3><p class="caption">Drives with an at-fault collision / with any.</p>'
-        '<div class="scroll"><table>'
-        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+
+    def cell(policy: str, family: str) -> str:
+        mine = [c for c in clips if c["policy"] == policy and c["family"] == family]
+        hit, fault = sum(c["collided"] for c in mine), sum(c["at_fault"] for c in mine)
+        return "<td></td>" if not mine else f"<td><b>{fault}</b> / {hit} <small>of {len(mine)} drives</small></td>"
+
+    names, family_names = [escape(p) for p in policies], [escape(f.replace("_", " ")) for f in families]
+    if len(policies) > ABREAST:
+        rows = [(name, [cell(p, f) for f in families]) for p, name in zip(policies, names, strict=True)]
+        table = _table(family_names, rows)
+    else:
+        rows = [(name, [cell(p, f) for p in policies]) for f, name in zip(families, family_names, strict=True)]
+        table = _table(names, rows)
+    return '<h3>By family</h3><p class="caption">Drives with an at-fault collision / with any.</p>' + table
 
 
 def verdict(row: Mapping[str, Any]) -> tuple[str, str]:
