@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from senna2.config import later
+from senna2.config import later, load_json
 from senna2.model.config import PolicyConfig
 from senna2.model.vlm.qwen import VLMConfig
 from senna2.registry import get, listing
@@ -106,3 +107,15 @@ def load_recipe(name: str) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise InputError(f"--recipe {name}: returns {type(recipe).__name__}, not a senna2.recipes.config.Recipe")
     return recipe
+
+
+def run_mark(out: Path, name: str) -> Path:
+    """`out`/run.json, which says whose run a folder holds; `InputError` unless recipe `name` may run there."""
+    mark = out / "run.json"
+    if not mark.is_file():
+        if out.exists() and any(out.iterdir()):
+            raise InputError(f"--out {out}: is not empty and not a run of senna2; choose another folder")
+        return mark
+    if (other := load_json(mark).get("recipe")) != name:
+        raise InputError(f"--out {out}: holds a run of recipe '{other}'; choose another folder")
+    return mark

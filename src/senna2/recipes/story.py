@@ -19,7 +19,7 @@ from senna2.files import write_json
 from senna2.model.policy import DualSystem
 from senna2.recipes.cache import CLIP_CODE, FRAME_CODE, keep_if_same
 from senna2.recipes.clips import make_clips
-from senna2.recipes.config import Recipe, load_recipe
+from senna2.recipes.config import Recipe, load_recipe, run_mark
 from senna2.recipes.kept_weights import has, kept_of
 from senna2.recipes.measure import (
     clip_shapes,
@@ -204,18 +204,15 @@ def _one_stage(
 
 def _open_run(out: Path, recipe: Recipe, resume: bool) -> None:
     """Make the folder ours. A new run clears what an old one of ours left; a stranger's folder is never touched."""
-    mark = out / "run.json"
     identity = {"recipe": recipe.name, "fingerprint": fingerprint(recipe)}
     if resume:
+        mark = out / "run.json"
         if not mark.is_file():
             raise InputError(f"--resume: {out} holds no run (no run.json); drop --resume to start one")
         if load_json(mark) != identity:
             raise InputError(f"{mark}: is of another recipe or seed; drop --resume or choose another --out")
         return
-    if out.exists() and any(out.iterdir()) and not mark.is_file():
-        raise InputError(f"--out {out}: is not empty and not a run of senna2; choose another folder")
-    if mark.is_file() and load_json(mark).get("recipe") != recipe.name:
-        raise InputError(f"--out {out}: holds a run of recipe '{load_json(mark).get('recipe')}'; choose another folder")
+    mark = run_mark(out, recipe.name)
     for part in PARTS:
         shutil.rmtree(out / part, ignore_errors=True)
     write_json(mark, identity)

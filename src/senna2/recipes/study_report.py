@@ -15,6 +15,7 @@ from senna2.provenance import provenance
 from senna2.recipes import study_jobs as work
 from senna2.recipes.arms import PEERS, TRAINERS
 from senna2.recipes.claims import claims, evidence
+from senna2.recipes.config import run_mark
 from senna2.recipes.costs import with_minutes
 from senna2.recipes.found import Found, costs_of, drives_of, gather, kept_costs, kept_figure
 from senna2.recipes.kept_weights import adopt_weights, keep_weights
@@ -29,7 +30,7 @@ from senna2.report.media import Video
 from senna2.report.overview import overview_figure
 from senna2.report.page import write_report
 from senna2.report.video import family_video
-from senna2.types import InputError, Rollout
+from senna2.types import Rollout
 from senna2.workers import run_jobs
 from senna2.world.clip import load_clip
 from senna2.world.town.families import SHOWCASE as SHOWCASE_SEEDS
@@ -51,7 +52,8 @@ def run_study(
 
     Raises `QueueError` after that if jobs failed, `InputError` if `out` is something else.
     """
-    _open(out, study)
+    # A study always goes on where it stopped; what was made under other settings is made again, job by job.
+    write_json(run_mark(out, study.queue), {"recipe": study.queue})
     queue = plan_study(study, out)
     kept = None if publish is None else Kept(publish)
     failure: QueueError | None = None
@@ -78,16 +80,6 @@ def unmeasured(study: Study, queue: Queue, kept: Kept | None) -> list[str]:
     figures = [f"{job}{name}" for name in names
                if f"rows/{first}/{name}" in rows or kept_figure(kept, f"{drawn}{name}") is None]  # fmt: skip
     return [*rows, *figures, *([] if ours or kept_costs(queue, kept) else [COSTS])]
-
-
-def _open(out: Path, study: Study) -> None:
-    """A study always goes on where it stopped; what was made under other settings is made again, job by job."""
-    mark = out / "run.json"
-    if mark.is_file() and load_json(mark).get("recipe") != study.queue:
-        raise InputError(f"--out {out}: holds a run of recipe '{load_json(mark).get('recipe')}'; choose another folder")
-    if not mark.is_file() and out.exists() and any(out.iterdir()):
-        raise InputError(f"--out {out}: is not empty and not a run of senna2; choose another folder")
-    write_json(mark, {"recipe": study.queue})
 
 
 def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish: Path | None) -> dict[str, Any]:
