@@ -132,17 +132,20 @@ def forced_name(name: str, speed: Speed | None) -> str:
     return f"{name} {'normal' if speed is None else speed.name.lower()}"
 
 
+TELLING = ("the sharpest turn", "the hardest braking", "the widest change of lane")
+
+
 def draw_weighed(spec: str, name: str, out: Path, test: Sequence[Clip], most: int, file: Path) -> None:
     """What the planner weighs at three telling instants of the test clips, as a figure."""
     torch.set_num_threads(1)
     some = telling(study_samples(out, test, most))
     plans, weights = DualSystem.from_pretrained(spec).eval().considered(some)
-    figure = weighed_figure(name, f"What {name} weighs", some, plans, weights)
+    figure = weighed_figure(name, f"What {name} weighs", some, plans, weights, TELLING)
     write_json(file, {"title": figure.title, "caption": figure.caption, "svg": figure.svg})
 
 
 def telling(samples: Samples) -> Samples:
-    """Three samples: the sharpest turn, the hardest braking, and of the changes of lane the one that goes furthest."""
+    """Three samples, those of `TELLING`."""
     future, v = samples.future_NT3, samples.motion_N4[:, 0]
     whole = np.isfinite(future).all((1, 2)) & (v > LEAST_SPEED)
     slower = v - np.hypot(*np.moveaxis(future[:, -1, :2] - future[:, -6, :2], -1, 0)) / (5 * PLAN_DT)

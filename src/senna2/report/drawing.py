@@ -24,7 +24,8 @@ WIDTH = 8.6  # inches: the page's text width
 
 def svg_of(canvas: Canvas) -> str:
     out = io.StringIO()
-    canvas.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    # On white: the text is dark, and the page that a figure stands on may be, too.
+    canvas.savefig(out, format="svg", facecolor="white", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,22 +21,27 @@ LINE = {
     LaneKind.RED_STOP_LINE: "#dc2626",
 }  # fmt: skip
 AHEAD_M, BEHIND_M, ASIDE_M = 48.0, 8.0, 9.0
+HEIGHT = 2.6  # inches, of each picture
 
 
-def weighed_figure(name: str, title: str, samples: Samples, plans_NMT2: Array, weights_NM: Array) -> Figure:
-    """A picture a sample, left to right: lanes, road users, the expert's future, and the plans, the darker the more
-    weight. Shapes: N samples, M plans, T points."""
+def weighed_figure(
+    name: str, title: str, samples: Samples, plans_NMT2: Array, weights_NM: Array, heads: Sequence[str]
+) -> Figure:
+    """A picture a sample, one below the other, each under its head: lanes, road users, the expert's future, and the
+    plans, the darker the more weight. Shapes: N samples, M plans, T points."""
     n = len(samples)
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        canvas = Canvas(figsize=(WIDTH, 1.15 * n + 0.3))
-        for ax, i in zip(canvas.subplots(n, 1, squeeze=False)[:, 0], range(n), strict=True):
+        canvas = Canvas(figsize=(WIDTH, HEIGHT * n))
+        for ax, i, head in zip(canvas.subplots(n, 1, squeeze=False)[:, 0], range(n), heads, strict=True):
             _scene(ax, samples, i)
             _plans(ax, plans_NMT2[i], weights_NM[i])
-        canvas.subplots_adjust(hspace=0.15)
+            ax.set_title(head, loc="left")
+        canvas.subplots_adjust(hspace=0.2)
         svg = svg_of(canvas)
     caption = (
-        "Seen from above, the ego (red) at the left, driving to the right; grey: road users; dashed: what the expert "
-        "did; blue: the plans that are weighed, the darker the more weight; the heaviest in full."
+        f"Seen from above, {BEHIND_M + AHEAD_M:.0f} m by {2 * ASIDE_M:.0f} m, the ego (red) driving to the right; grey: "
+        "road users; dashed: what the expert did; blue: the plans that are weighed, the darker the more weight; the "
+        "heaviest in full."
     )
     return Figure(title, caption, prefixed(svg, f"weighed-{name.replace('+', '-')}-"))
 
