@@ -40,8 +40,8 @@ def weighed_figure(
         svg = svg_of(canvas)
     caption = (
         f"Seen from above, {BEHIND_M + AHEAD_M:.0f} m by {2 * ASIDE_M:.0f} m, the ego (red) driving to the right; "
-        "grey: road users; dashed: what the expert did; blue: the plans that are weighed, the darker the more weight; the "
-        "heaviest in full."
+        "grey: road users; dashed: what the expert did; blue: the plans that are weighed, the darker the more weight; "
+        "the heaviest in full."
     )
     return Figure(title, caption, prefixed(svg, f"weighed-{name.replace('+', '-')}-"))
 
