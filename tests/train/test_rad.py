@@ -170,22 +170,6 @@ def test_the_critic_is_subtracted_and_stands_in_for_what_was_cut_off(hit):
         np.testing.assert_allclose(frames.advantage_N2[:n, k], expected, atol=1e-5)
 
 
-def test_normalised_advantages_move_the_policy_and_not_what_the_critic_learns():
-    p = policy()
-    config = dataclasses.replace(CONFIG, normalised=True)
-    frames, _ = live_frames(p, drives(hit=True), config)
-    plain, _ = live_frames(p, drives(hit=True), CONFIG)
-    torch.testing.assert_close(plain.weight_N2, plain.advantage_N2)
-    torch.testing.assert_close(frames.advantage_N2, plain.advantage_N2)
-    along, across = frames.weight_N2.T
-    assert float(along.mean()) == pytest.approx(0, abs=1e-6)
-    assert float(along.std(unbiased=False)) == pytest.approx(1, rel=1e-5)
-    assert float(across.abs().max()) == 0  # nothing happened across: nothing is blown up
-    terms, before = (RadStage(p, f, Store(), config, 0).reinforced(np.arange(len(f))) for f in (frames, plain))
-    torch.testing.assert_close(terms["policy"].detach(), torch.tensor(0.0), atol=1e-6, rtol=0)
-    torch.testing.assert_close(terms["value"], before["value"])
-
-
 def test_what_cannot_be_learned_from_is_named(tmp_path):
     p = policy()
     told = DualSystem(dataclasses.replace(p.config, adapter="decision"), Rig.fake(), seed=0)

@@ -42,7 +42,6 @@ __all__ = ["Drives", "Reinforce", "run_rad"]
 Drives = list[tuple[Rollout, Array]]  # each with the poses of the clip's expert
 Collect = Callable[[DualSystem, int], Drives]
 DYNAMIC = EVENTS.index("dynamic")
-LEAST_SPREAD = 1e-3  # of advantages that are normalised: where nothing happened there is nothing to make large
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,12 @@ class Reinforce:
     value_weight: float = 1.0
     auxiliary_weight: float = 1.0
     static_along: bool = False  # the release's: a static collision counts along, too
-    normalised: bool = False  # advantages of a round have mean 0 and spread 1 along, and across [ours]
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Everything a step needs of the live frames of a round. advantage_N2: along, across; weight_N2: the same as the
-    policy is told them; by_event_NE: without a critic, for the auxiliaries."""
+    """Everything a step needs of the live frames of a round. advantage_N2: along, across; by_event_NE: without a
+    critic, for the auxiliaries."""
 
     samples: Samples
     scene: SceneTokens
@@ -75,7 +73,6 @@ class Frames:
     column_N: torch.Tensor
     old: Beliefs
     advantage_N2: torch.Tensor
-    weight_N2: torch.Tensor
     by_event_NE: torch.Tensor
     ahead_N: torch.Tensor
     steer_N: torch.Tensor
@@ -143,27 +140,18 @@ def live_frames(policy: DualSystem, drives: Drives, config: Reinforce) -> tuple[
         zero = np.zeros(len(e))
         by_event.append(np.stack([advantages(r, zero, gamma=config.gamma, lam=config.lam) for r in e.rewards_F4.T], 1))
 
-    advantage_N2 = np.stack([np.concatenate(along), np.concatenate(across)], 1)
-    weight_N2 = normal(advantage_N2) if config.normalised else advantage_N2
-
     def tensor(x: Any) -> torch.Tensor:
         return torch.as_tensor(np.asarray(x), dtype=torch.float32, device=policy.device)
 
     frames = Frames(
         samples, scene, row_N, column_N, old,
-        tensor(advantage_N2), tensor(weight_N2), tensor(np.concatenate(by_event)),
+        tensor(np.stack([np.concatenate(along), np.concatenate(across)], 1)), tensor(np.concatenate(by_event)),
         tensor(np.repeat([e.ahead for _, e in episodes], [len(e) for _, e in episodes])) > 0,
         tensor(np.repeat([e.steer for _, e in episodes], [len(e) for _, e in episodes])),
     )  # fmt: skip
     shares = np.mean([(e.rewards_F4 < 0).any(0) for _, e in episodes], 0)
     told = {f"ends_{name}": float(share) for name, share in zip(EVENTS, shares, strict=True)}
     return frames, {**told, "alive_s": float(np.mean([len(e) * r.dt for r, e in episodes]))}
-
-
-def normal(advantage_N2: Array) -> Array:
-    """Of mean 0 and spread 1 in each column, but for one in which nothing happened."""
-    centred = advantage_N2 - advantage_N2.mean(0)
-    return np.asarray(centred / np.maximum(advantage_N2.std(0), LEAST_SPREAD))
 
 
 def _rewards(e: Episode, config: Reinforce) -> tuple[Array, Array]:
@@ -226,7 +214,7 @@ class RadStage(PolicyStage):
             (across_logp, across_old, column, c.clip_across, better_across, by_event[:, DYNAMIC + 1:]),
         )):  # fmt: skip
             new_B, old_B = (x.gather(1, chosen[:, None])[:, 0] for x in (logp, old_logp))
-            policy = policy + clipped(new_B, old_B, f.weight_N2[at, k], clip).mean()
+            policy = policy + clipped(new_B, old_B, f.advantage_N2[at, k], clip).mean()
             weight = events.clamp_max(0).sum(-1).abs() * inside(new_B, old_B, clip)
             auxiliary = auxiliary - (weight * (better * logp.exp()).sum(-1)).mean()
             value = value + value_loss(now[2 + k], old[2 + k], f.advantage_N2[at, k]).mean()
