@@ -94,15 +94,14 @@ def test_vadv2_draws_the_nearest_first_and_never_twice():
     assert torch.equal(drawn[2:4], planner._drawn(gap[2:4], batch.take(torch.tensor([2, 3])), 0, 0))
 
 
-def test_vadv2_scores_the_plans_that_ask_least_of_the_car_and_braking_is_half_as_dear():
+def test_vadv2_scores_the_plans_that_begin_at_the_egos_speed():
     policy = stirred(policy_of("vadv2", planner_options={"vocabulary": 24, "scored": 6, "drawn": 4}))
     planner, batch = policy.planner, _batch()
     begins = planner.vocabulary_VK2[:, 0].norm(dim=-1) / 0.5
     speeds = torch.tensor([0.0, 5.0, 11.0])
     for plans, v in zip(planner.in_reach(speeds), speeds, strict=True):
-        dear = torch.maximum(begins - v, (v - begins) / 2).sort().values[:6]
-        faster = plans[:, 0].norm(dim=-1) / 0.5 - v
-        torch.testing.assert_close(torch.maximum(faster, -faster / 2), dear)
+        wanted = (begins - v).abs().sort().values[:6]
+        torch.testing.assert_close((plans[:, 0].norm(dim=-1) / 0.5 - v).abs(), wanted)
     seen = []
     logits = planner.logits
     planner.logits = lambda plans, *more: seen.append(plans) or logits(plans, *more)

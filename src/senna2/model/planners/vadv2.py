@@ -3,12 +3,11 @@
 Every plan is a token that reads images, agents and map in turn; an MLP gives it one logit. Trained towards the expert's
 plan, softly by distance, and away from plans that meet somebody or a kerb.
 
-Differs from the original: of the 4096 plans (furthest-trajectory sampling, as there) those 512 are scored whose first
-half second asks least of a car at the ego's speed, which cannot follow the others and brakes harder than it accelerates
-(docs/decisions/vocabulary-in-reach.md), and of them 64 are drawn a step (the release: 256 of 4096); the loss is
-cross-entropy plus the conflict term, as the paper writes it, not the release's focal loss with its weights; conflicts:
-`constraints`. With adapter="decision" this is `senna_vadv2`: the planning tokens are told the meta-action (Senna, arXiv
-2410.22313).
+Differs from the original: of the 4096 plans (furthest-trajectory sampling, as there) those 512 are scored that begin
+nearest to the ego's speed, since a car cannot follow the others (docs/decisions/vocabulary-in-reach.md), and of them 64
+are drawn a step (the release: 256 of 4096); the loss is cross-entropy plus the conflict term, as the paper writes it,
+not the release's focal loss with its weights; conflicts: `constraints`. With adapter="decision" this is `senna_vadv2`:
+the planning tokens are told the meta-action (Senna, arXiv 2410.22313).
 
 Legend: B batch, V vocabulary, M plans that are scored, or those drawn of them, K knots, C width.
 """
@@ -34,14 +33,12 @@ from senna2.types import Array
 if TYPE_CHECKING:
     from senna2.model.config import PolicyConfig
 
-BRAKE, ACCEL = 8.0, 4.0  # m/s² that a car can do: it brakes harder than it accelerates
-
 
 @dataclass(frozen=True)
 class Options:
     ABOVE_0: ClassVar = ("temperature_m",)
     vocabulary: int = 4096
-    scored: int = 512  # of them: those whose first half second asks least of a car at the ego's speed
+    scored: int = 512  # of them: those whose first half second is nearest to the ego's speed
     drawn: int = 64  # of those, a step, the expert's nearest among them
     temperature_m: float = 0.5  # of the soft target over distances
     conflict: float = 1.0
@@ -72,12 +69,10 @@ class VadV2(KnotPlanner):
         return super().shapes() | {"vocabulary_VK2": (self.options.vocabulary, self.knots, 2)}
 
     def in_reach(self, v_B: Tensor) -> Tensor:
-        """(B, M, K, 2) the plans that are scored at these speeds, those first that ask least of the car."""
+        """(B, M, K, 2) the plans that are scored at these speeds, nearest first."""
         first_V = torch.linalg.vector_norm(self.vocabulary_VK2[:, 0], dim=-1)
         count = min(self.options.scored, len(first_V))
-        accel_BV = (first_V - KNOT_S * v_B[:, None]) / (0.5 * KNOT_S**2)
-        asked_BV = torch.where(accel_BV < 0, -accel_BV / BRAKE, accel_BV / ACCEL)
-        return self.vocabulary_VK2[asked_BV.topk(count, largest=False).indices]
+        return self.vocabulary_VK2[(first_V - KNOT_S * v_B[:, None]).abs().topk(count, largest=False).indices]
 
     def logits(self, plans_BMK2: Tensor, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch) -> Tensor:
         """(B, M)"""
