@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -84,42 +84,45 @@ def _cell(value: Mapping[str, Any] | None, notes: _Notes, best: bool) -> str:
     return f'<td{" class=best" if best else ""} title="{escape(hint)}">{inner}</td>'
 
 
-def _best(metric: str, values: Sequence[Mapping[str, Any] | None]) -> set[int]:
-    """The columns that print the best value; none where all are equal or better has no meaning."""
+def _best(metric: str, values: Mapping[str, Mapping[str, Any] | None]) -> set[str]:
+    """The policies that print the best value; none where all are equal or better has no meaning."""
     sense = BETTER.get(metric, 0)
-    known = {i: v["value"] for i, v in enumerate(values) if v is not None and v["value"] is not None}
+    known = {p: v["value"] for p, v in values.items() if v is not None and v["value"] is not None}
     if sense == 0 or len(known) < 2 or len(set(known.values())) == 1:
         return set()
     top = max(known.values(), key=lambda v: sense * v)
-    return {i for i, v in known.items() if v == top}
+    return {p for p, v in known.items() if v == top}
 
 
-def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """`head` over the columns and, for each row, its name and its cells; all of it HTML."""
-    body = "".join(f"<tr><td>{name}</td>{''.join(cells)}</tr>" for name, cells in rows)
-    columns = "".join(f"<th>{h}</th>" for h in head)
+def _table(policies: Sequence[str], rows: Mapping[str, str], cell: Callable[[str, str], str]) -> str:
+    """`rows`: a key and the HTML that is printed for it; `cell(policy, key)`: HTML. A few policies stand side by side,
+    many one below the other."""
+    names = {p: escape(p) for p in policies}
+    across, down = (rows, names) if len(policies) > ABREAST else (names, rows)
+    body = ""
+    for key, name in down.items():
+        cells = "".join(cell(key, other) if down is names else cell(other, key) for other in across)
+        body += f"<tr><td>{name}</td>{cells}</tr>"
+    columns = "".join(f"<th>{h}</th>" for h in across.values())
     return f'<div class="scroll"><table><thead><tr><th></th>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _grid(results: Mapping[str, Any], metrics: Sequence[str], policies: Sequence[str], anchor: str) -> str:
-    """A few policies stand side by side; many stand one below the other."""
-    found = {m: [results["policies"][p].get(s, {}).get(n) for p in policies] for m in metrics
-             for s, n in [m.split(".", 1)]}  # fmt: skip
-    found = {m: values for m, values in found.items() if any(v is not None for v in values)}
+    found = {}
+    for metric in metrics:
+        suite, name = metric.split(".", 1)
+        values = {p: results["policies"][p].get(suite, {}).get(name) for p in policies}
+        if any(v is not None for v in values.values()):
+            found[metric] = values
     if not found:
         return ""
     best = {m: _best(m, values) for m, values in found.items()}
     notes = _Notes(anchor)
-    names, labels = [escape(p) for p in policies], [f"{escape(label(m))}{_arrow(m)}" for m in found]
-
-    def cell(metric: str, i: int) -> str:
-        return _cell(found[metric][i], notes, i in best[metric])
-
-    if len(policies) > ABREAST:
-        table = _table(labels, [(name, [cell(m, i) for m in found]) for i, name in enumerate(names)])
-    else:
-        rows = [(name, [cell(m, i) for i in range(len(names))]) for m, name in zip(found, labels, strict=True)]
-        table = _table(names, rows)
+    table = _table(
+        policies,
+        {m: f"{escape(label(m))}{_arrow(m)}" for m in found},
+        lambda policy, m: _cell(found[m][policy], notes, policy in best[m]),
+    )
     return table + notes.html()
 
 
@@ -154,13 +157,7 @@ def families_table(results: Mapping[str, Any]) -> str:
         hit, fault = sum(c["collided"] for c in mine), sum(c["at_fault"] for c in mine)
         return "<td></td>" if not mine else f"<td><b>{fault}</b> / {hit} <small>of {len(mine)} drives</small></td>"
 
-    names, family_names = [escape(p) for p in policies], [escape(f.replace("_", " ")) for f in families]
-    if len(policies) > ABREAST:
-        rows = [(name, [cell(p, f) for f in families]) for p, name in zip(policies, names, strict=True)]
-        table = _table(family_names, rows)
-    else:
-        rows = [(name, [cell(p, f) for p in policies]) for f, name in zip(families, family_names, strict=True)]
-        table = _table(names, rows)
+    table = _table(policies, {f: escape(f.replace("_", " ")) for f in families}, cell)
     return '<h3>By family</h3><p class="caption">Drives with an at-fault collision / with any.</p>' + table
 
 

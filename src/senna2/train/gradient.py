@@ -182,7 +182,7 @@ def _before(
     config: PolicyGradient,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """What was chosen (N, K, 2), its log-density and the critic's value (N,), in chunks."""
-    planner, parts = _dit(policy), []
+    planner, parts = dit_of(policy, GradientStage.name), []
     for i in range(0, len(driven_NT2), CHUNK):
         index = np.arange(i, min(i + CHUNK, len(driven_NT2)))
         batch = Batch.from_samples(reader.frames.samples.take(index), policy.device)
@@ -194,11 +194,6 @@ def _before(
         parts.append((chosen, log_density(chosen, now, config.explore), value))
     chosen, logp, value = (torch.cat(column) for column in zip(*parts, strict=True))
     return chosen, logp, value
-
-
-def _dit(policy: DualSystem) -> DiT:
-    assert isinstance(policy.planner, DiT)
-    return policy.planner
 
 
 def log_density(chosen_BK2: torch.Tensor, mean_BK2: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -236,7 +231,7 @@ class GradientStage(FrameStage):
         c, f, at = self.config, self.choices, torch.as_tensor(index, device=self.device)
         tensors = Batch.from_samples(samples, self.device)
         scene, f_vlm = self.told(self.policy, index, tensors)
-        now = _dit(self.policy).coefficients(scene, f_vlm, tensors, noise=f.noise_NK2[at])
+        now = dit_of(self.policy, self.name).coefficients(scene, f_vlm, tensors, noise=f.noise_NK2[at])
         logp = log_density(f.chosen_NK2[at], now, c.explore)
         total = clipped(logp, f.old_logp_N[at], f.advantage_N[at], c.clip).sum() / batch
         off = ((logp.detach() - f.old_logp_N[at]).abs() > c.clip).float().sum() / batch
