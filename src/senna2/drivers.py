@@ -85,7 +85,6 @@ class Expert:
         tail = np.column_stack([pose_E3[-1, :2] + ahead[:, None] * rate, np.full(len(ahead), pose_E3[-1, 2])])
         self._t_E = np.concatenate([t_E, t_E[-1] + ahead])
         self._pose_E3 = np.concatenate([pose_E3, tail])
-        self._step = meta.dt
 
     def act(self, observation: Observation) -> Plan:
         t = np.clip(observation.t_s, self._t_E[0], self._t_E[-1] - PLAN_DT * PLAN_STEPS)

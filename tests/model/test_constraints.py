@@ -122,6 +122,17 @@ def test_direction_is_the_angle_to_the_divider_either_way():
     assert float(direction_loss(straight(y=3.0), scene())) == 0
 
 
+def test_a_car_that_stops_after_a_turn_stays_turned():
+    """The step that stands has no direction of its own: the last one holds; before any step it is the ego's."""
+    knots = torch.tensor([[0.0, 0.0], [2.0, 0.0], [3.0, -1.0], [3.0, -1.0], [3.01, -1.0], [3.01, -2.0]])
+    turned = -math.pi / 4
+    expected = torch.tensor([0, 0, turned, turned, turned, -math.pi / 2])
+    torch.testing.assert_close(headings(knots), expected)
+    torch.testing.assert_close(headings(knots.expand(2, 3, 6, 2)), expected.expand(2, 3, 6))
+    ahead = centres(knots)[4] - knots[4]
+    torch.testing.assert_close(ahead, EGO.centre_offset * torch.tensor([math.cos(turned), math.sin(turned)]))
+
+
 def body(x: float, y: float, yaw: float, length: float, width: float) -> Polygon:
     box = Polygon(
         [(-length / 2, -width / 2), (length / 2, -width / 2), (length / 2, width / 2), (-length / 2, width / 2)]

@@ -11,6 +11,7 @@ from senna2.recipes import stages
 from senna2.recipes.results import results_tiny
 from senna2.recipes.stages import checkpoint_in, run_stage
 from senna2.registry import packaged
+from senna2.train.distributed import Ranks
 from senna2.train.loop import Optim
 from senna2.types import InputError, Rig
 
@@ -30,6 +31,15 @@ def _recipe():
 def trained(tmp_path):
     torch.set_num_threads(1)
     return run_stage("1b", _policy(), _recipe(), tmp_path, store=_Store())
+
+
+def test_own_drives_under_torchrun_are_refused_before_anything_is_cleared(tmp_path):
+    begun = tmp_path / "training" / "round-3"
+    begun.mkdir(parents=True)
+    policy = _policy(planner="dit")
+    with pytest.raises(InputError, match=r"stage grpo: .* start it without torchrun"):
+        run_stage("grpo", policy, _recipe(), tmp_path, clips=[tmp_path], ranks=Ranks(0, 2))
+    assert begun.is_dir()
 
 
 def weights(folder):

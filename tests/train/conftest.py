@@ -12,7 +12,6 @@ import torch
 from senna2.model.batch import Batch
 from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.model.vlm.qwen import DrivingVLM
-from senna2.train.stage1 import unguided
 from senna2.types import Rig, Samples
 
 
@@ -77,10 +76,11 @@ def straight_driver():
     policy.fit_planner(dataclasses.replace(samples, future_NT3=bent))
     optimiser = torch.optim.AdamW(policy.parameters(), 3e-3)
     batch = Batch.from_samples(samples)
+    nobody_decides = policy.condition(None, torch.full((24,), -1), torch.full((24,), -1)).detach()
     for step in range(150):
         optimiser.param_groups[0]["lr"] = 1.5e-3 * (1 + math.cos(math.pi * step / 150))  # settled, so: truly straight
         tokens = policy.encode(batch)
-        loss = policy.planning_loss(tokens, unguided(policy, 24), batch, seed=0, step=step).mean()
+        loss = policy.planning_loss(tokens, nobody_decides, batch, seed=0, step=step).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

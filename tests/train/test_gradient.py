@@ -147,6 +147,14 @@ def test_rounds_run_and_leave_a_log(method, straight_driver, tmp_path):
         run_gradient(rad(), collect, CONFIG, tmp_path, method=method, seed=0, ranks=Ranks(), resume=False)
 
 
+@pytest.mark.parametrize(("change", "field"), [({"explore": 0.0}, "explore"), ({"group": 1}, "group")])
+def test_settings_that_teach_nothing_are_refused(change, field, straight_driver, tmp_path):
+    config = dataclasses.replace(CONFIG, **change)
+    with pytest.raises(InputError, match=rf"stage grpo: gradient\.{field}: must be"):
+        run_gradient(straight_driver[0], lambda *_: [], config, tmp_path, method="grpo", seed=0, ranks=Ranks(),
+                     resume=False)  # fmt: skip
+
+
 # --- demonstrations among the frames --------------------------------------------------------------------------
 
 

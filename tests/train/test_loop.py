@@ -16,18 +16,20 @@ from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.sampling import draw_indices
 from senna2.types import InputError
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
 
 class Line:
     """Fit y = w·x + b; the stage protocol with nothing around it."""
 
     name = "line"
 
-    def __init__(self, seed: int = 0, n: int = 40) -> None:
+    def __init__(self, seed: int = 0, n: int = 40, device: str = "cpu") -> None:
         rng = torch.Generator().manual_seed(seed)
-        self.x = torch.randn(n, 3, generator=rng)
-        self.y = self.x @ torch.tensor([1.0, -2.0, 0.5]) + 0.3
-        self.w = torch.nn.Parameter(torch.zeros(3, 1))
-        self.b = torch.nn.Parameter(torch.zeros(1))
+        x = torch.randn(n, 3, generator=rng)
+        self.x, self.y = x.to(device), (x @ torch.tensor([1.0, -2.0, 0.5]) + 0.3).to(device)
+        self.w = torch.nn.Parameter(torch.zeros(3, 1, device=device))
+        self.b = torch.nn.Parameter(torch.zeros(1, device=device))
         self.loaded: list[list[int]] = []
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -164,6 +166,9 @@ def test_nothing_to_train_and_too_small_a_batch_are_refused(tmp_path):
         train(stage, OPTIM, tmp_path)
     with pytest.raises(InputError, match="a batch of 1 cannot be shared by 2 ranks"):
         train(Line(), dataclasses.replace(OPTIM, batch=1), tmp_path, ranks=Ranks(0, 2))
+    for name in ("batch", "accumulate", "log_every", "checkpoint_every"):
+        with pytest.raises(InputError, match=rf"stage line: optim\.{name}: must be at least 1"):
+            train(Line(), dataclasses.replace(OPTIM, **{name: 0}), tmp_path)
 
 
 def test_shares_of_ranks_are_the_batch():
@@ -181,12 +186,13 @@ def _rows(path: Path) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in map(json.loads, (path / "log.jsonl").read_text().splitlines())]
 
 
-def test_the_log_of_a_resumed_run_is_that_of_an_unbroken_one(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_the_log_of_a_resumed_run_is_that_of_an_unbroken_one(device, tmp_path):
     def interrupt(step: int) -> None:
         if step == 6:
             raise _Stop
 
-    whole, broken, resumed = Line(), Line(), Line()
+    whole, broken, resumed = (Line(device=device) for _ in range(3))
     train(whole, OPTIM, tmp_path / "whole")
     with pytest.raises(_Stop):
         train(broken, OPTIM, tmp_path / "broken", on_step=interrupt)

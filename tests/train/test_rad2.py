@@ -1,6 +1,7 @@
 """RAD-2: the discriminator learns which candidates end well, choices are read off the drives, rounds resume."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -123,6 +124,12 @@ def test_the_generator_learns_slower_plans_where_it_was_risky():
     assert float(p.planner.out.weight.grad.abs().max()) > 0
 
 
+def test_one_drive_a_clip_has_nothing_to_be_compared_with(tmp_path):
+    with pytest.raises(InputError, match=r"stage rad2: rerank\.group: must be at least 2"):
+        run_rad2(policy(), lambda *_: [], dataclasses.replace(CONFIG, group=1), tmp_path, seed=0, ranks=Ranks(),
+                 resume=False)  # fmt: skip
+
+
 def test_rounds_go_on_where_they_stopped(tmp_path):
     def run(p, out, rounds, resume):
         numbers = []
@@ -138,7 +145,11 @@ def test_rounds_go_on_where_they_stopped(tmp_path):
     whole, parts, again = policy(), policy(), policy()
     assert run(whole, tmp_path / "a", 2, False) == [0, 1]
     run(parts, tmp_path / "b", 1, False)
+    with (tmp_path / "b" / "log.jsonl").open("a") as file:
+        file.write('{"round": 1.0}\n{"rou')  # of a round that a kill cut off
     assert run(again, tmp_path / "b", 2, True) == [1]
+    rows = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
+    assert [(row["round"], "return" in row) for row in rows] == [(0, True), (1, True)]
     # What they do, not every weight: a key's bias has no gradient but rounding, which AdamW scales up.
     drives = group(policy())
     choices, _ = choices_of(policy(), [drives], CONFIG)

@@ -120,6 +120,32 @@ def _flat(stage) -> torch.Tensor:
     return torch.cat([p.detach().reshape(-1).clone() for p in stage.named_parameters().values()])
 
 
+def test_the_planners_loss_reaches_lora_if_it_is_not_cut(make_policy, store, monkeypatch):
+    _agree(monkeypatch, lambda n: np.zeros(n, bool))
+    found = {}
+    for cut in (True, False):
+        policy = make_policy(detach_vlm=cut)
+        vlm_of(policy).add_lora()
+        _shaken(policy)
+        stage = OpenLoopAlignment(policy, store, dataclasses.replace(CONFIG, told="own"), seed=0)
+        loss, _ = stage.loss(stage.load(np.arange(4)), 0, 4)
+        lora = [p for n, p in stage.named_parameters().items() if "lora_B" in n]
+        grads = torch.autograd.grad(loss["planning"], lora, retain_graph=True, allow_unused=True)
+        found[cut] = loss["planning"].item(), sum(float(g.abs().sum()) for g in grads if g is not None)
+    assert found[True][1] == 0
+    assert found[False][1] > 0
+    assert found[False][0] == pytest.approx(found[True][0], rel=1e-4)  # only what flows back differs
+
+
+def _shaken(policy) -> None:
+    """As if it had been trained: the planner listens to F_vlm."""
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in policy.named_parameters():
+            if not name.startswith("vlm."):
+                p.add_(0.02 * torch.randn(p.shape, generator=rng))
+
+
 def test_the_planners_loss_does_not_reach_lora_nor_the_vlms_the_planner(stage, monkeypatch):
     _agree(monkeypatch, lambda n: np.zeros(n, bool))
     named = stage.named_parameters()
@@ -169,6 +195,24 @@ def test_the_log_tells_agreement_scores_and_gradients(make_policy, store, tmp_pa
     for row in log:
         if row["consistent"] > 0:
             assert 0 <= row["skipped_accuracy"] <= 1
+
+
+def test_shares_are_of_the_samples_that_nobody_forced(make_policy, store, monkeypatch):
+    """Half are counterfactual, a label is unknown: neither is counted against the VLM or the plans."""
+    speed_N = np.array([-1] + [Speed.KEEP] * 23, np.int8)
+    samples = dataclasses.replace(store.states, counterfactual_N=np.arange(24) % 2 == 1, speed_N=speed_N)
+    policy = make_policy()
+    vlm_of(policy).add_lora()
+    stage = OpenLoopAlignment(policy, type(store)(samples), dataclasses.replace(CONFIG, forced_share=0.5), seed=0)
+    _agree(monkeypatch, lambda n: np.ones(n, bool))
+    data = stage.load(np.arange(8))
+    said = policy.ask(data).speed_B.numpy()
+    _, values = stage.loss(data, 0, 8)
+    row = stage.derive(values)
+    assert row["consistent"] == pytest.approx(1)
+    assert sum(row[f"says_{c}"] for c in ("accelerate", "decelerate", "keep", "stop")) == pytest.approx(1)
+    right = float((said[2:8:2] == Speed.KEEP).mean())
+    assert (row["accuracy"], row["skipped_accuracy"]) == (pytest.approx(right), pytest.approx(right))
 
 
 def _random_decisions(n: int, seed: int):

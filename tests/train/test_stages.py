@@ -21,7 +21,6 @@ from senna2.train.stage1 import (
     run_1b,
     run_1c,
     told_decision,
-    unguided,
     vlm_of,
 )
 from senna2.train.stage2 import OpenLoopAlignment, Stage2, run_2
@@ -123,7 +122,8 @@ def test_after_stage_1b_a_fresh_adapter_changes_no_plan(make_policy, store, tmp_
     alone = plans(None)
     assert not torch.allclose(alone, plans(None)[torch.arange(5, -1, -1)])
     assert torch.equal(plans(policy.condition(hidden, batch.speed_B, batch.direction_B)), alone)
-    assert torch.equal(plans(unguided(policy, 6)), alone)
+    nothing = torch.full((6,), -1)
+    assert torch.equal(plans(policy.condition(None, nothing, nothing)), alone)
     _run("1c", policy, store, _config("1c", 1), tmp_path / "1c")
     assert not torch.equal(plans(policy.condition(hidden, batch.speed_B, batch.direction_B)), plans(None))
 
@@ -138,6 +138,16 @@ def test_the_planning_loss_of_1c_gives_the_vlm_no_gradient(make_policy, store):
     for part in ("adapter.", "planner.", "encoder.", "perception."):
         found = [p.grad for n, p in policy.named_parameters() if n.startswith(part) and p.grad is not None]
         assert sum(float(g.abs().sum()) for g in found) > 0, part
+
+
+def test_forced_decisions_are_not_counted_against_the_vlm(make_policy, store):
+    samples = dataclasses.replace(store.states, counterfactual_N=np.arange(24) % 2 == 1)
+    policy = make_policy()
+    stage = AdapterStage(policy, type(store)(samples), dataclasses.replace(_config("1c", 1), stale_max_s=0.0), 0)
+    data = stage.load(np.arange(8))
+    _, values = stage.loss(data, 0, 8)
+    right = policy.ask(data).speed_B.numpy()[::2] == data.speed_N[::2]
+    assert stage.derive(values)["vlm_speed_accuracy"] == pytest.approx(right.mean())
 
 
 def _shake(policy) -> None:

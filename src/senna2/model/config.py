@@ -54,7 +54,7 @@ class PolicyConfig:
     loss_beta: float = 0.5
     first_step_share: float = 0.5  # [ours] share of the training draws at the first sampling step
     draws: int = 4  # noise draws per sample: nearly free, since the encoder runs once
-    detach_vlm: bool = True  # [ours] planner losses do not bend the language model
+    detach_vlm: bool = True  # [ours] planner losses do not bend the language model; False: in stage 2 its LoRA
     vlm_period_s: float = 0.5
     plan_steps: int = PLAN_STEPS
     plan_dt: float = PLAN_DT
@@ -98,6 +98,8 @@ class PolicyConfig:
                 raise InputError(f"policy.{name}: {getattr(self, name)} must be at least 1")
         if self.dim % (2 * self.heads):
             raise InputError(f"policy.dim: {self.dim} is no multiple of twice the {self.heads} heads")
+        if not self.detach_vlm and self.hidden != "last":
+            raise InputError(f"policy.detach_vlm: False needs hidden 'last', '{self.hidden}' has no gradient")
         if not 0 < self.t_start <= 1 or not 0 <= self.first_step_share <= 1:
             raise InputError("policy.t_start must lie in (0, 1] and policy.first_step_share in [0, 1]")
         if self.plan_steps % self.group:

@@ -118,7 +118,7 @@ def run_stage(
     `check_stage` does, and for folders there that are not a stage's.
     """
     ranks = ranks or Ranks()
-    check_stage(stage, policy)
+    check_stage(stage, policy, ranks)
     saved, training = out / "policy", out / "training"
     identity = fingerprint({"stage": stage, "adapter": policy.config.adapter, **depends_on(recipe, stage)})
     mark = training / "identity.json"
@@ -162,8 +162,12 @@ def run_stage(
     return saved
 
 
-def check_stage(stage: str, policy: DualSystem) -> None:
-    """`InputError` if this stage cannot train this policy, before anything is generated or cleared for it."""
+def check_stage(stage: str, policy: DualSystem, ranks: Ranks) -> None:
+    """`InputError` if this stage cannot train this policy, or not in so many processes, before anything is generated or
+    cleared for it."""
+    if stage in DRIVEN and ranks.size > 1:
+        raise InputError(f"stage {stage}: a trainer on the policy's own drives runs in one process; start it without "
+                         "torchrun")  # fmt: skip
     if stage == "rad":
         rad_of(policy)
     elif stage == "rad2":
@@ -264,7 +268,7 @@ def train_verb(
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.size))
     try:
         policy = new_policy(recipe) if start is None else DualSystem.from_pretrained(checkpoint_in(start))
-        check_stage(stage, policy)
+        check_stage(stage, policy, ranks)
         store: SampleStore | None = None
         clips: list[Path] = []
         if stage == "3" or stage in DRIVEN:

@@ -84,6 +84,5 @@ def load_step(folder: Path, named: Named, optimiser: torch.optim.Optimizer | Non
                 if k.split("/", 1)[1] == n and not k.startswith("weight/")
             }
             if state:
-                # AdamW keeps its step counter on the CPU, the moments beside the weights
-                optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+                optimiser.state[p] = {k: v.to(p.device) for k, v in state.items()}  # a fused AdamW's step, too
     return int(meta["step"])

@@ -41,7 +41,7 @@ from senna2.train.returns import drive_return
 from senna2.train.rounds import CHUNK, begin_rounds, choices_in, end_round, noise_of, sampling, seen
 from senna2.train.sampling import draw_indices
 from senna2.train.stage1 import FULLY_TRAINED, freeze_except
-from senna2.types import Array, InputError, Rollout, Samples
+from senna2.types import Array, InputError, Rollout, Samples, require
 
 Groups = Sequence[Sequence[tuple[Rollout, Array]]]  # of each clip its drives, each with the poses of the expert
 Collect = Callable[[DualSystem, int], Groups]
@@ -110,13 +110,16 @@ def run_gradient(
     `out/log.jsonl` has one row a round. A critic is not kept between two runs: `resume` is for "grpo", "ppo" begins
     again."""
     dit_of(policy, method)
+    require(config.explore > 0, f"stage {method}: gradient.explore", "must be positive: alike plans teach nothing")
+    if method == "grpo":
+        require(config.group > 1, "stage grpo: gradient.group", "must be at least 2: drives of a clip are compared")
     critic = None
     if method == "ppo":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             critic = Critic(policy.config.dim, policy.config.heads).to(policy.device)
     log: list[dict[str, float]] = []
-    for number in range(begin_rounds(policy, out, ranks, resume=resume and critic is None), config.rounds):
+    for number in range(begin_rounds(policy, out, resume=resume and critic is None), config.rounds):
         with sampling(policy, explore=config.explore):
             groups = collect(policy, number)
         choices, told = choices_of(policy, critic, groups, config)

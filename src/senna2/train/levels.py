@@ -44,7 +44,7 @@ class Stage3:
     lambda_anchor: float = 1.0
     # Of the frames that hold the policy, how many hold it to what it planned under a forced speed [ours]: L_safe is
     # about plans under the VLM's own decisions, and blunts the answer to others. Not with `together`, where L_high
-    # judges the same plans.
+    # judges the same plans of flagged frames.
     forced_share: float = 0.3
     low_mode: Literal["literal", "retime"] = "literal"
     retime_brake: float = 1.5  # m/s² of the targets where it is risky
@@ -60,13 +60,13 @@ class Stage3:
     guards: DrivingGuards = field(default_factory=DrivingGuards)
     faithful: bool = False
     # Weight of L_E2E on demonstrations, as many a step as there are frames [ours]. L_low sums metres squared over a
-    # plan, L_E2E is a mean of normalised residuals: the gradients are alike at a few hundred.
+    # plan, L_E2E is a mean of normalised residuals: the gradients are alike at a few hundred. Not with `together`.
     imitation: float = later(0.0)
 
     def effective(self) -> Stage3:
         literal = replace(self, lambda_eff=1.0, lambda_anchor=0.0, forced_share=0.0, low_mode="literal", together=True,
                           high_on="flagged", lane_change_by_speed=False, imitation=0.0)  # fmt: skip
-        ours = replace(self, forced_share=0.0, imitation=0.0) if self.together else self
+        ours = replace(self, forced_share=0.0, high_on="flagged", imitation=0.0) if self.together else self
         return literal if self.faithful else ours
 
 
@@ -310,8 +310,8 @@ class HighLevel(_FlaggedStage):
         return {"high": high}, values
 
     def measure(self, step: int) -> dict[str, float]:
-        """What the VLM says (`says_`) on frames without a flag, from which it does not learn by default, and what it
-        said (`said_`) there before the round; its entropy."""
+        """What the VLM says (`says_`) on frames without a flag, and what it said (`said_`) there before the round; its
+        entropy."""
         if len(self.probe) == 0 or self.heard.speed_N is None:
             return {}
         answer = vlm_of(self.policy).decide(self.frames.samples.take(self.probe))

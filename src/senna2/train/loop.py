@@ -18,7 +18,7 @@ from senna2.config import fingerprint
 from senna2.progress import progress_bar
 from senna2.train.checkpoint import Named, load_step, save_step
 from senna2.train.distributed import Ranks, TermNorms, broadcast, sum_gradients, sum_values
-from senna2.types import Array, InputError
+from senna2.types import Array, InputError, require
 
 
 class TrainingError(RuntimeError):
@@ -112,6 +112,8 @@ def train(
     state) if a guard stops the stage, `InputError` for fewer samples a step than ranks.
     """
     ranks = ranks or Ranks()
+    for name in ("batch", "accumulate", "log_every", "checkpoint_every"):
+        require(getattr(optim, name) >= 1, f"stage {stage.name}: optim.{name}", "must be at least 1")
     if optim.batch < ranks.size:
         raise InputError(f"stage {stage.name}: a batch of {optim.batch} cannot be shared by {ranks.size} ranks")
     named = dict(stage.named_parameters())
@@ -248,16 +250,23 @@ def _begin_log(out: Path, start: int, resume: bool) -> None:
     if not resume:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         path.unlink(missing_ok=True)
-    elif path.is_file():
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) < start]
+    else:
+        keep_rows(path, "step", start)
+
+
+def keep_rows(path: Path, name: str, below: int) -> None:
+    """Drop the rows of a log whose `name` is not below this: they will be made again. A line cut off by a kill goes,
+    too."""
+
+    def number(line: str) -> float:
+        try:
+            return float(json.loads(line)[name])
+        except (ValueError, KeyError, TypeError):
+            return math.inf
+
+    if path.is_file():
+        kept = [line for line in path.read_text().splitlines() if number(line) < below]
         path.write_text("".join(f"{line}\n" for line in kept))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line cut off by a kill
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:

@@ -93,7 +93,7 @@ def run_rad(
     freeze_except(policy, ("planner.",))
     rad_of(policy)
     log: list[dict[str, float]] = []
-    for number in range(begin_rounds(policy, out, ranks, resume=resume), config.rounds):
+    for number in range(begin_rounds(policy, out, resume=resume), config.rounds):
         with sampling(policy):
             drives = collect(policy, number)
         frames, told = live_frames(policy, drives, config)

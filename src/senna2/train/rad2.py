@@ -6,6 +6,7 @@ a choice can be told by its end. Returns (`returns.drive_return`) are compared w
 the choices, with a constant entropy bonus (the original adapts it); clips whose drives all went about alike teach
 nothing, as in the original. Every few rounds the generator learns the plans that were driven, braked where the
 time to collision was short and hastened where it was too slow (the original's on-policy generator optimisation).
+A round learns from its own drives alone; the original keeps those of the last eight batches.
 
 Encoder and perception heads are frozen, so their tokens are computed once a round.
 
@@ -35,7 +36,7 @@ from senna2.train.returns import drive_return
 from senna2.train.rounds import CHUNK, begin_rounds, choices_in, encoded, end_round, noise_of, sampling, seen, undecided
 from senna2.train.sampling import draw_indices
 from senna2.train.stage1 import PolicyStage, freeze_except
-from senna2.types import PLAN_DT, Array, InputError, Rollout, Samples
+from senna2.types import PLAN_DT, Array, InputError, Rollout, Samples, require
 
 Groups = Sequence[Sequence[Rollout]]  # of each clip its drives
 Collect = Callable[[DualSystem, int], Groups]
@@ -86,8 +87,9 @@ def run_rad2(
     """Rounds of grouped drives. `collect(policy, round)` drives and records every choice; `out/log.jsonl` has one row
     a round: how the drives went, how far the returns of a clip differ, how the scores moved."""
     rad2_of(policy)
+    require(config.group > 1, "stage rad2: rerank.group", "must be at least 2: drives of a clip are compared")
     log: list[dict[str, float]] = []
-    for number in range(begin_rounds(policy, out, ranks, resume=resume), config.rounds):
+    for number in range(begin_rounds(policy, out, resume=resume), config.rounds):
         with sampling(policy):
             groups = collect(policy, number)
         choices, told = choices_of(policy, groups, config)

@@ -3,7 +3,8 @@
     R = (min_t TTC_t − T_max) / T_max + min(progress / expert's, 1)
 
 The first term is 0 if nobody came near and −1 after a contact; RAD-2 measures it with the plan's occupancy, we with the
-drive's time to collision [ours]. Leaving the road counts as a contact [ours].
+drive's time to collision [ours]. Leaving the road counts as a contact [ours]. RAD-2 asks for a progress between 1.05
+and 1.10 of the log's, we for the expert's [ours].
 """
 
 from __future__ import annotations

@@ -20,9 +20,8 @@ from senna2.model.batch import Batch
 from senna2.model.policy import DualSystem
 from senna2.model.scene import SceneTokens
 from senna2.rollouts import clip_seed
-from senna2.train.distributed import Ranks
 from senna2.train.frames import before_contact
-from senna2.train.loop import append_row
+from senna2.train.loop import append_row, keep_rows
 from senna2.types import Array, InputError, Rollout, Samples, require
 
 CHUNK = 64  # frames encoded at a time
@@ -43,15 +42,14 @@ def sampling(policy: DualSystem, **how: Any) -> Iterator[None]:
         planner.options, policy.config = options, config
 
 
-def begin_rounds(policy: DualSystem, out: Path, ranks: Ranks, *, resume: bool) -> int:
+def begin_rounds(policy: DualSystem, out: Path, *, resume: bool) -> int:
     """The first round to run: 0 in an emptied folder, or with `resume` the one after the last that is whole, whose
-    weights the policy gets. Raises `InputError` under several ranks."""
-    if ranks.size > 1:
-        raise InputError("a trainer on the policy's own drives runs in one process; start it without torchrun")
+    weights the policy gets."""
     whole = [int(p.parent.name.removeprefix("round-")) for p in out.glob("round-*/config.json")]
     if resume and whole:
         last = DualSystem.from_pretrained(out / f"round-{max(whole)}")
         policy.load_state_dict(last.state_dict())
+        keep_rows(out / "log.jsonl", "round", max(whole) + 1)
         return max(whole) + 1
     for old in [*out.glob("round-*"), out / "log.jsonl"]:
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
@@ -61,8 +59,8 @@ def begin_rounds(policy: DualSystem, out: Path, ranks: Ranks, *, resume: bool) -
 def end_round(policy: DualSystem, out: Path, row: dict[str, float]) -> None:
     """A line of `out/log.jsonl`, and the policy in `out/round-k` until the next round is whole."""
     number = int(row["round"])
-    append_row(out / "log.jsonl", row)
     policy.save_pretrained(out / f"round-{number}", {})
+    append_row(out / "log.jsonl", row)
     shutil.rmtree(out / f"round-{number - 1}", ignore_errors=True)
 
 

@@ -253,9 +253,15 @@ class AdapterStage(SampleStage):
         )
         f_vlm = self.policy.condition(said.hidden_BD, speed_B, direction_B, with_hidden_B)
         loss, values = e2e_loss(self.policy, tokens, f_vlm, tensors, self.config, self.seed, step, batch)
-        agrees = (said.speed_B.cpu().numpy() == data.speed_N) & (data.speed_N >= 0)
-        return loss, {**values, "vlm_speed_accuracy": float(agrees.sum()) / batch,
+        known = (data.speed_N >= 0) & ~data.counterfactual_N  # what was forced is not what the VLM should say
+        right = known & (said.speed_B.cpu().numpy() == data.speed_N)
+        return loss, {**values, "vlm_known": float(known.sum()) / batch, "vlm_right": float(right.sum()) / batch,
                       "vlm_age_s": float(age_B.sum()) / batch}  # fmt: skip
+
+    def derive(self, row: dict[str, float]) -> dict[str, float]:
+        """The VLM's accuracy where the label is known and nobody was forced."""
+        known, right = row.pop("vlm_known"), row.pop("vlm_right")
+        return {**row, "vlm_speed_accuracy": right / known} if known > 0 else row
 
 
 def e2e_loss(
@@ -315,12 +321,6 @@ def told_decision(
         torch.as_tensor(direction, device=where),
         torch.as_tensor(agrees, device=where),
     )
-
-
-def unguided(policy: DualSystem, n: int) -> torch.Tensor:
-    """F_vlm (n, C) of "nobody decided": the adapter's learned null tokens."""
-    nothing = torch.full((n,), -1, dtype=torch.long, device=policy.device)
-    return policy.condition(None, nothing, nothing)
 
 
 def vlm_of(policy: DualSystem) -> DrivingVLM:

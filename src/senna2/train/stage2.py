@@ -69,9 +69,11 @@ class Stage2:
         return literal if self.faithful else self
 
 
-SUMS = ("consistent", "coverage", "right", "skipped_right", "decision_entropy", "planning", "vlm", "shortfall")
+JUDGED = ("consistent", "coverage", "decision_entropy")  # of the samples that nobody forced
+SUMS = ("own", "known", "right", "skipped", "skipped_right", *JUDGED, "planning", "vlm", "shortfall")
 EXPERT = tuple(f"expert/{c}" for c in SPEED_CLASSES)
 SAID = tuple(f"says/{c}" for c in SPEED_CLASSES)
+TINY = 1e-9  # a window may hold counterfactual samples alone
 NAMES = (*SUMS, *EXPERT, *SAID, *COUNTED)
 
 
@@ -98,7 +100,8 @@ class OpenLoopAlignment(SampleStage):
             return None, dict.fromkeys(NAMES, 0.0)
         tensors = Batch.from_samples(data, self.device)
         vlm = vlm_of(self.policy)
-        said = self.policy.ask(self.seen_by_the_vlm(data, self.earlier, step)[0])
+        seen = self.seen_by_the_vlm(data, self.earlier, step)[0]
+        said = self.policy.ask(seen)
         given = self._decided(data, said, data.counterfactual_N)
         with torch.no_grad():
             tokens = self.policy.encode(tensors)
@@ -115,15 +118,17 @@ class OpenLoopAlignment(SampleStage):
         tensors = Batch.from_samples(part, self.device)
         tokens = self.policy.encode(tensors)
         said = said.take(rows)
+        # Unless it is cut, the planner's loss reaches the VLM's LoRA by the hidden state.
+        hidden_bD = said.hidden_BD if self.policy.config.detach_vlm else vlm.prompt_hidden(seen.take(rows))
         told = self._decided(part, said, part.counterfactual_N | (self.config.told == "label"))
-        f_vlm = self.policy.condition(said.hidden_BD.detach(), *told)
+        f_vlm = self.policy.condition(hidden_bD, *told)
         planning_b = self.policy.planning_loss(
             tokens, f_vlm, tensors, seed=self.seed, step=step, draws=self.config.draws
         )
         terms = {"planning": planning_b}
         if self.config.shortfall_weight > 0:
             speed_b, *more = (x[rows] for x in given)  # d, as C was judged with
-            f_vlm = self.policy.condition(said.hidden_BD.detach(), speed_b, *more)
+            f_vlm = self.policy.condition(hidden_bD, speed_b, *more)
             tau_bT2 = self.policy.sample_plan(tokens, f_vlm, tensors, noise=noise[rows], steps=2)
             label_b = torch.as_tensor(part.speed_N.astype(np.int64), device=speed_b.device)
             aim_b = speed_b if self.config.shortfall_on == "all" else torch.where(label_b == speed_b, speed_b, -1)
@@ -156,12 +161,16 @@ class OpenLoopAlignment(SampleStage):
         """Sums over the samples, over the global batch: agreement, and what the VLM says against the expert."""
         plan_speed_B, plan_path_B = f_k_plan(tau_BT2)
         agree = agree_B.cpu().numpy()
-        right = said.speed_B.cpu().numpy() == label_B
+        known = label_B >= 0
+        right = known & (said.speed_B.cpu().numpy() == label_B)
         sums = {
+            "own": len(label_B),
+            "known": known.sum(),
+            "right": right.sum(),
+            "skipped": (agree & known).sum(),
+            "skipped_right": (agree & right).sum(),
             "consistent": agree.sum(),
             "coverage": (plan_speed_B >= 0).sum(),
-            "right": right.sum(),
-            "skipped_right": (agree & right).sum(),
             "decision_entropy": said.speed_entropy_B.sum(),
             **agreement_counts(said.speed_B, said.direction_B, plan_speed_B, plan_path_B),
         }
@@ -171,14 +180,14 @@ class OpenLoopAlignment(SampleStage):
         return dict.fromkeys(NAMES, 0.0) | {name: float(value) / batch for name, value in sums.items()}
 
     def derive(self, row: dict[str, float]) -> dict[str, float]:
-        """`skipped_accuracy`: how often the VLM is right where nothing is learned, a wrong decision agreed upon being
-        the blind spot of the method; F1 per class; shares under names with an underscore."""
-        row = with_f1({name.replace("says/", "says_").replace("expert/", "expert_"): v for name, v in row.items()})
-        skipped_right = row.pop("skipped_right")
-        if row["consistent"] > 0:
-            row["skipped_accuracy"] = skipped_right / row["consistent"]
-        row["accuracy"] = row.pop("right")
-        return row
+        """Shares of the samples whose decision is the VLM's own, its accuracy on those whose label is known;
+        `skipped_accuracy`: how often it is right where nothing is learned, a wrong decision agreed upon being the blind
+        spot of the method; F1 per class. Names with an underscore."""
+        own, known, right, skipped, skipped_right = (row.pop(name) for name in SUMS[:5])
+        row |= {name: row[name] / max(own, TINY) for name in (*JUDGED, *EXPERT, *SAID)}
+        row |= {"accuracy": right / max(known, TINY)}
+        row |= {"skipped_accuracy": skipped_right / skipped} if skipped > 0 else {}
+        return with_f1({name.replace("says/", "says_").replace("expert/", "expert_"): v for name, v in row.items()})
 
     def guard(self, row: dict[str, float], step: int) -> None:
         """Against a VLM that says one thing, and plans that agree with nothing."""
@@ -205,11 +214,11 @@ def run_2(
     resume: bool,
     **more: Any,
 ) -> list[dict[str, float]]:
-    """Align open loop. Adds LoRA to the VLM; the caller merges it when saving. Returns the log.
+    """Align open loop. Adds LoRA to the VLM, which starts alike for every seed; the caller merges it when saving.
+    Returns the log.
 
     Raises `GuardTripped` as `OpenLoopAlignment.guard` says.
     """
-    torch.manual_seed(seed)  # LoRA's A matrices start at random
     vlm_of(policy).add_lora(config.lora_rank, config.lora_alpha)
     stage = OpenLoopAlignment(policy, store, config, seed)
     scale = stage.config.vlm_lr_scale

@@ -7,9 +7,9 @@ Low level, on frames of the policy's own rollouts (every fourth, before the firs
     L_low  = mean_F [m_s L_safe + λ_e m_e L_eff] + λ_a mean_U Σ_t |τ_θ − sg τ_θ0|²
 
 F: frames with m_s or m_e; U: the others. The anchor on U is ours (docs/decisions/stage-3-anchor.md): without it the
-policy parks or runs away; `forced_share` of U is held under forced decisions. High level, on F afterwards:
+policy parks or runs away; `forced_share` of U is held under forced decisions. High level, afterwards, on F and U:
 
-    L_high = −log P(f_K(τ) | Q)                     where decision and refined plan disagree
+    L_high = −log P(f_K(τ) | Q)                     where decision and refined plan disagree (the paper: on F)
 
 `faithful=True` is the paper's letter: L_high + β L_low in one step, λ_e = 1, no anchor, lane changes folded to a side.
 `low_mode="retime"` [ours] puts L_safe and L_eff in another way: |τ_θ − sg τ*|², τ* the plan of the start of the stage
@@ -60,7 +60,6 @@ def run_3(
     config = config.effective()
     if config.imitation and store is None:
         raise InputError("stage 3: imitation: needs demonstrations (--data DIR with samples)")
-    torch.manual_seed(seed)
     if policy.vlm is not None:
         policy.vlm.add_lora(config.lora_rank, config.lora_alpha)
     anchor = frozen_copy(policy)

@@ -35,9 +35,13 @@ class ConstraintWeights:
 
 
 def headings(knots_K2: Tensor) -> Tensor:
-    """(…, K, 2) → (…, K) rad: of the step that ends at each knot, 0 for a step shorter than 5 cm. No gradient."""
+    """(…, K, 2) → (…, K) rad: of the step that ends at each knot, held while a step is shorter than 5 cm, beginning
+    with 0. No gradient."""
     step = torch.diff(knots_K2.detach(), dim=-2, prepend=torch.zeros_like(knots_K2[..., :1, :]))
-    return torch.where(torch.linalg.vector_norm(step, dim=-1) < 0.05, 0.0, torch.atan2(step[..., 1], step[..., 0]))
+    yaw = torch.nn.functional.pad(torch.atan2(step[..., 1], step[..., 0]), (1, 0))
+    number = torch.arange(1, yaw.shape[-1], device=yaw.device)
+    moves = torch.linalg.vector_norm(step, dim=-1) >= 0.05
+    return yaw.gather(-1, torch.where(moves, number, 0).cummax(-1).values)
 
 
 def centres(knots_K2: Tensor) -> Tensor:

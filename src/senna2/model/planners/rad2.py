@@ -6,7 +6,8 @@ gives it one score. Its last layer starts at zero: until it has learned from dri
 is driven, which is what `dit` would plan.
 
 Differs from the original, of which no code is public: 16 candidates (32 there), scored against the shared scene tokens
-instead of encoders of its own; drives are in the simulator's images, not in warped features of the bird's-eye view.
+instead of encoders of its own; the choice is a softmax over them, not a sigmoid of each; drives are in the simulator's
+images, not in warped features of the bird's-eye view.
 
 Legend: B batch, M candidates, K coefficients, T plan steps, P points that are read, C width.
 """
