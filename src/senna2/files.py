@@ -27,15 +27,25 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Raises `InputError` naming the file if the place cannot be written."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     try:
         with written_whole(path) as fresh:
-            fresh.write_text(text)
+            fresh.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free disk space or choose another --out"
         ) from error
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """A copy in `target`'s place, whole or not at all."""
+    with written_whole(target) as fresh:
+        shutil.copy2(source, fresh)
 
 
 def replace_folder(fresh: Path, target: Path) -> None:

@@ -115,6 +115,19 @@ def test_pairing_removes_what_both_share():
     assert high == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("differing", "tie"), [(5, True), (6, False)])
+def test_a_difference_on_a_few_clips_is_a_tie(differing, tie):
+    """As the exact sign test has it: five of five are chance in one of sixteen, six of six in one of thirty-two."""
+    assert (binomtest(differing, differing).pvalue > 0.05) == tie
+    a, b = np.zeros(200), np.zeros(200)
+    a[:differing] = 1
+    low, high = paired_difference(measure(rate(a), 200), measure(rate(b), 200))["ci95"]
+    assert (low <= 0 <= high) == tie
+    assert bootstrap(rate(a - b))[0] > 0  # what draws of clips alone would say
+    metres = [Sums(u.clips, u.seeds, u.counts_SCK, is_share=False) for u in (rate(a), rate(b))]
+    assert paired_difference(*(measure(u, 200) for u in metres))["ci95"][0] > 0
+
+
 def test_nothing_to_compare():
     none = measure(rate([np.nan, np.nan]), 0)
     assert none.value is None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from senna2.recipes.queue import Job, Queue, QueueError, run_queue
+from senna2.recipes.queue import Job, Queue, QueueError, alone_in, run_queue
 from senna2.types import InputError
 
 RAN = "ran.txt"
@@ -92,6 +92,37 @@ def test_a_failed_job_holds_up_only_those_that_need_it(tmp_path, side_by_side):
     (tmp_path / "broken").unlink()
     _run(tmp_path, _jobs(tmp_path, fail="broken"), side_by_side=side_by_side)
     assert _ran(tmp_path) == ["b", "d"]
+
+
+def test_what_a_stale_job_would_keep_goes_with_its_outputs(tmp_path):
+    def job(setting: int) -> Job:
+        return Job("a", append, (tmp_path, "a"), (tmp_path / "a",), setting, clears=(tmp_path / "samples",))
+
+    (tmp_path / "samples").mkdir()
+    _run(tmp_path, [job(1)])
+    assert not (tmp_path / "samples").exists()
+    (tmp_path / "samples").mkdir()
+    _run(tmp_path, [job(1)])
+    assert (tmp_path / "samples").exists()
+    _run(tmp_path, [job(2)])
+    assert not (tmp_path / "samples").exists()
+
+
+def test_an_output_that_vanishes_ends_the_queue(tmp_path):
+    def vanish(said: str) -> None:
+        if "done c" in said:
+            (tmp_path / "b").unlink()
+
+    with pytest.raises(QueueError, match=r"d: needs \['b'\], whose output is gone"):
+        run_queue(Queue.of(tmp_path, _jobs(tmp_path)), side_by_side=1, tell=vanish)
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with alone_in(tmp_path / "new"), pytest.raises(InputError, match="another run is at work there"), \
+            alone_in(tmp_path / "new"):  # fmt: skip
+        pass
+    with alone_in(tmp_path / "new"):
+        pass
 
 
 def test_only_takes_what_is_needed_along(tmp_path):

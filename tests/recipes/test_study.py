@@ -2,20 +2,25 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import senna2
 from senna2.config import from_dict, to_dict
+from senna2.data.store import write_part
 from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.model.vlm.qwen import DrivingVLM
-from senna2.recipes import cache
+from senna2.recipes import cache, clips
 from senna2.recipes.arms import ARMS, PEER_ARMS, PEERS, arm_recipe, shown_to
 from senna2.recipes.kept_weights import adopt_weights, keep_weights
 from senna2.recipes.own_drives import DRIVEN
 from senna2.recipes.results import Study, baselines, results, results_tiny, unguarded
 from senna2.recipes.rows import Kept, least_class_share, spoken
+from senna2.recipes.stages import samples_of
 from senna2.recipes.study import FULL, SHOWN, SIDE, clip_list, measured_by, plan_study
 from senna2.recipes.study_report import unmeasured
 from senna2.registry import make_policy
@@ -131,6 +136,64 @@ def test_clips_are_kept_while_settings_and_code_are_the_same(tmp_path, monkeypat
     (folder / "clip").mkdir()
     assert not cache.keep_if_same(folder, {"split": "test"}, ("frames.py",), resume=True)
     assert not (folder / "clip").exists()
+
+
+def test_samples_go_with_the_settings_they_were_made_with(tmp_path):
+    study = results_tiny()
+    job = next(j for n, j in plan_study(study, tmp_path).jobs.items() if n.startswith("clips/train/"))
+    assert {p.parent for p in job.clears} == {tmp_path / "samples" / "train"}
+    assert [p.name for p in job.clears] == [p.name for p in job.outputs[:-1]]
+
+
+def test_all_code_that_makes_clips_and_frames_is_in_their_digest():
+    """Whatever the code of a digest imports of this package is in it, too."""
+    root = Path(senna2.__file__).parent
+    # Of no account for what is made: compiling, configuration, files, names, processes, bars.
+    aside = {"compiled", "config", "files", "registry", "workers", "progress", "provenance"}
+    for parts in (cache.CLIP_CODE, cache.FRAME_CODE):
+        sources = [
+            p for part in parts for p in ([root / part] if part.endswith(".py") else (root / part).rglob("*.py"))
+        ]
+        for source in sources:
+            for module in re.findall(r"^\s*from senna2\.([\w.]+) import", source.read_text(), re.M):
+                file = module.replace(".", "/")
+                inside = any(file == p.removesuffix(".py") or f"{file}/".startswith(f"{p}/") for p in parts)
+                assert inside or module.split(".")[0] in aside, f"{source.name} imports senna2.{module}"
+
+
+def test_clips_of_another_version_are_made_again_where_that_is_asked_for(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(clips, "run_jobs", lambda one, jobs, **_: [one(*job) for job in jobs])
+    monkeypatch.setattr(clips, "save_clip", lambda scene, folder: (made.append(folder.name), _leave(folder)))
+    monkeypatch.setattr(clips, "make_scene", lambda *_, **__: None)
+
+    def run(count: int = 3, **more: bool) -> list[str]:
+        made.clear()
+        assert len(clips.make_clips("test", count, tmp_path, **more)) == count
+        return list(made)
+
+    first = run()
+    assert len(first) == 3
+    assert run() == run(same_code=True) == []
+    monkeypatch.setattr(clips, "code_digest", lambda parts: "later")
+    assert run() == []
+    assert len(run(4)) == 1  # of the later version
+    assert run(4, same_code=True) == first
+    assert run(4, same_code=True) == []
+    (tmp_path / clips.MADE).unlink()
+    assert len(run(4, same_code=True)) == 4  # nobody knows which version made them
+
+
+def _leave(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "clip.json").write_text("")
+
+
+def test_samples_are_of_the_clips_that_were_asked_for(tmp_path):
+    for name in ("a-1", "b-2", "of-an-earlier-run-3"):
+        write_part(tmp_path, name, dataclasses.replace(Samples.fake(4, Rig.fake()), clips=(name,), families=("f",)))
+    wanted = [Path("clips") / name for name in ("a-1", "b-2", "left-no-samples-4")]
+    assert samples_of(tmp_path, wanted).states.clips == ("a-1", "b-2")
 
 
 def test_the_digest_is_of_code():

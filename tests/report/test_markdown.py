@@ -13,6 +13,7 @@ from senna2.recipes.claims import NAMES, claims
 from senna2.report.markdown import results_page
 from senna2.report.media import Figure
 from senna2.report.overview import overview_figure, scale_of
+from senna2.report.tables import fewer_clips, suite_table
 from senna2.types import Plans, Rig, Rollout, Samples, VehicleShape
 
 
@@ -44,6 +45,18 @@ def test_the_page_holds_tables_claims_and_figures():
     assert "![Every row at a glance](figures/figure-1.svg)" in page
     assert "| `senna@long` |" in page
     assert "| `senna2@1vlm` |" not in page  # was not measured
+
+
+def test_who_drove_fewer_clips_is_not_the_best():
+    results = _results()
+    measured = {"constant_velocity": (0.3, 2), "senna@long": (0.2, 2), "senna2@1": (0.0, 1), "senna2": (0.1, 2)}
+    for name, (value, n) in measured.items():
+        for metric in ("af_cr", "cr"):
+            results["policies"][name]["closed_loop"][metric] |= {"value": value, "n": n}
+    assert fewer_clips(results) == {"senna2@1": 1}
+    best = re.findall(r"<td class=best.*?<b>(.*?)</b>", suite_table(results, "closed_loop"))
+    assert "0.100" in best
+    assert "0.000" not in best[:2]
 
 
 def test_every_row_of_a_table_has_its_columns():

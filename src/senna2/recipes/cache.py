@@ -13,9 +13,9 @@ import senna2
 from senna2.config import fingerprint, load_json, to_dict
 from senna2.files import write_json
 
-CLIP_CODE = ("world", "geometry", "types", "frames.py")
-FRAME_CODE = (*CLIP_CODE, "data/samples.py", "data/store.py", "decisions.py", "demonstrations.py", "drivers.py",
-              "instructions.py", "rollouts.py")  # fmt: skip
+CLIP_CODE = ("world", "geometry", "types", "decisions.py", "frames.py", "instructions.py")
+FRAME_CODE = (*CLIP_CODE, "data/samples.py", "data/store.py", "demonstrations.py", "displaced.py", "drivers.py",
+              "rollouts.py")  # fmt: skip
 
 
 @functools.cache

@@ -10,12 +10,16 @@ from typing import Any
 
 from PIL import Image
 
-from senna2.files import written_whole
+from senna2.config import load_json
+from senna2.files import write_json, written_whole
+from senna2.recipes.cache import CLIP_CODE, code_digest
 from senna2.types import AgentClass, Array, InputError, meant
 from senna2.workers import run_jobs
 from senna2.world.check import check_scene
 from senna2.world.clip import clip_info, find_clips, load_clip, save_clip
 from senna2.world.town.families import CORE, FAMILIES, SETS, make_scene, split_scenes
+
+MADE = "made.json"  # beside generated clips: the digest of the code that made each
 
 
 def make_clips(
@@ -27,19 +31,35 @@ def make_clips(
     workers: int = 0,
     duration_s: float | None = None,
     anew: bool = False,
+    same_code: bool = False,
 ) -> list[Path]:
     """`count` generated clips of a split, families (by default the core ones) in turn, as folders of `out`; those that
-    exist are kept, unless `anew`. duration_s: longer or shorter than the family's story."""
+    exist are kept, unless `anew`, or with `same_code` unless this version of the generator made them (`MADE` there
+    says which did). duration_s: longer or shorter than the family's story."""
     _known(families)
     chosen = split_scenes(split, count, tuple(families) or CORE)
-    jobs = [(family, seed, split, out, duration_s, anew) for family, seed in chosen]
-    return run_jobs(_make_one, jobs, workers=workers, label=f"clips {split}")
+    known, code = load_json(out / MADE) if (out / MADE).is_file() else {}, code_digest(CLIP_CODE)
+
+    def stale(family: str, seed: int) -> bool:
+        return anew or (same_code and known.get(_name(family, seed, duration_s)) != code)
+
+    jobs = [(family, seed, split, out, duration_s, stale(family, seed)) for family, seed in chosen]
+    before = {path.name for path in out.glob("*") if (path / "clip.json").is_file()}
+    made = run_jobs(_make_one, jobs, workers=workers, label=f"clips {split}")
+    fresh = {path.name for path, job in zip(made, jobs, strict=True) if job[-1] or path.name not in before}
+    if fresh:
+        write_json(out / MADE, dict(sorted({**known, **dict.fromkeys(fresh, code)}.items())))
+    return made
+
+
+def _name(family: str, seed: int, duration_s: float | None) -> str:
+    return f"{family}-{seed}" if duration_s is None else f"{family}-{seed}-{duration_s:g}s"
 
 
 def _make_one(
     family: str, seed: int, split: str, out: Path, duration_s: float | None = None, anew: bool = False
 ) -> Path:  # fmt: skip
-    folder = out / (f"{family}-{seed}" if duration_s is None else f"{family}-{seed}-{duration_s:g}s")
+    folder = out / _name(family, seed, duration_s)
     if anew or not (folder / "clip.json").is_file():
         save_clip(make_scene(family, seed, split, duration_s=duration_s), folder)
     return folder

@@ -18,6 +18,7 @@ from senna2.evaluate.results import assemble, write_results
 from senna2.files import replace_folder
 from senna2.model.policy import DualSystem
 from senna2.provenance import provenance
+from senna2.recipes.cache import CLIP_CODE, keep_if_same
 from senna2.recipes.driven import drive_group
 from senna2.recipes.measure import headline
 from senna2.registry import find_checkpoint, packaged
@@ -45,6 +46,7 @@ def demo_verb(weights: Path | None, out: Path, *, workers: int | None, seed: int
     if out.exists() and any(out.iterdir()) and not _is_demo(out):
         raise InputError(f"--out {out}: is not empty and not a demo of senna2; choose another folder")
     clips = {family: seeds[0] for family, seeds in SHOWCASE.items()}
+    keep_if_same(out / "clips", {"split": "showcase"}, CLIP_CODE, resume=False)
     jobs = [(out, family, clip, specs, seed) for family, clip in clips.items()]
     began = time.perf_counter()
     played = run_jobs(_play, jobs, workers=workers, label="demo")

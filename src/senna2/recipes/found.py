@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from senna2.config import load_json
 from senna2.evaluate.kept import joined, untrained
 from senna2.evaluate.stats import Frames
+from senna2.files import copy_file
 from senna2.recipes.arms import PEERS, TRAINERS
 from senna2.recipes.driven import load_rollouts
 from senna2.recipes.measure import FORCED
@@ -69,11 +69,11 @@ def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
     if all(speeds.values()):
         found.figures["figure-4"] = relative_speed_figure(speeds)
     for name in PEERS:
-        figure = _weighed_figure(queue, name) or kept_figure(kept, f"weighed-{name}")
+        figure = _weighed_figure(queue, name) or kept_figure(kept, f"weighed-{name}", queue)
         if figure is not None:
             found.figures[f"weighed-{name}"] = figure
     for name in SHOWN:
-        figure = _forced_figure(study, queue, out, name) or kept_figure(kept, f"figure-A1-{name}")
+        figure = _forced_figure(study, queue, out, name) or kept_figure(kept, f"figure-A1-{name}", queue)
         if figure is not None:
             found.figures[f"figure-A1-{name}"] = figure
     return found
@@ -97,18 +97,34 @@ def costs_of(queue: Queue, out: Path, kept: Kept | None) -> dict[str, Any]:
     """Those measured here, else those that are kept; `kept` gets new ones."""
     if queue.finished(COSTS):
         if kept is not None:
-            kept.folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(out / "costs.json", kept.folder / "costs.json")
+            copy_file(out / "costs.json", kept.folder / "costs.json")
             kept.note(COSTS, queue.keys[COSTS], {})
         return dict(load_json(out / "costs.json"))
     return dict(load_json(kept.folder / "costs.json")) if kept is not None and kept_costs(queue, kept) else {}
 
 
-def kept_figure(kept: Kept | None, name: str) -> Figure | None:
-    """The one published before: its drives are on another machine."""
+def figure_job(name: str, queue: Queue) -> str:
+    """The job behind a figure that is drawn from a job's output; empty for one that is made from the rows."""
+    if name.startswith("weighed-"):
+        return f"weighed/{name.removeprefix('weighed-')}"
+    policy = name.removeprefix("figure-A1-")
+    return next((j for j in queue.jobs if j.startswith("forced/") and j.endswith(f"/{policy}") and policy != name), "")
+
+
+def captions(figures: Mapping[str, Figure], queue: Queue) -> dict[str, dict[str, str]]:
+    """What captions.json keeps of each figure: its words, and the key of the job that it shows."""
+    words = {name: {"title": figure.title, "caption": figure.caption} for name, figure in figures.items()}
+    keys = {name: queue.keys.get(figure_job(name, queue)) for name in figures}
+    return {name: words[name] | ({"key": key} if key else {}) for name, key in keys.items()}
+
+
+def kept_figure(kept: Kept | None, name: str, queue: Queue) -> Figure | None:
+    """The one published before, if it is of this key: its drives are on another machine."""
     if kept is None or not (kept.folder / "figures" / f"{name}.svg").is_file():
         return None
-    words = load_json(kept.folder / "figures" / "captions.json")[name]
+    words = load_json(kept.folder / "figures" / "captions.json").get(name, {})
+    if words.get("key") != queue.keys[figure_job(name, queue)]:
+        return None
     svg = (kept.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8").strip()
     return Figure(words["title"], words["caption"], svg)
 

@@ -68,8 +68,9 @@ def keep_weights(study: Study, queue: Queue, out: Path, kept: Kept) -> None:
             shutil.rmtree(fresh, ignore_errors=True)
             pack(Path(scratch) / "whole", fresh)
         replace_folder(fresh, place)
+        seconds = queue.seconds()
         for job in one.jobs:
-            kept.note(job, queue.keys[job], {job: float(queue.state[job]["seconds"])})
+            kept.note(job, queue.keys[job], {job: seconds[job]})
 
 
 def adopt_weights(study: Study, queue: Queue, out: Path, kept: Kept) -> list[str]:
@@ -85,6 +86,7 @@ def adopt_weights(study: Study, queue: Queue, out: Path, kept: Kept) -> list[str
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.copytree(kept.folder / one.place, fresh / "policy")
             replace_folder(fresh, folder)
-            queue.note(job, state="done", seconds=kept.index[job]["seconds"][job], kept=True)
+            spent = kept.index[job]["seconds"][job]  # of a processor: the clock of that machine is not ours
+            queue.note(job, state="done", seconds=spent, cpu_seconds=spent, kept=True)
             adopted.append(job)
     return adopted

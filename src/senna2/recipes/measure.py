@@ -196,7 +196,8 @@ def resolve_scenes(scenes: str, out: Path, *, limit: int | None, workers: int) -
     elif scenes.count("/") == 1 and scenes.split("/")[0] in SETS:
         group, split = scenes.split("/")
         folder = out.parent / "clips" / (split if group == "core" else f"{group}-{split}")
-        clips = make_clips(split, limit or DEFAULT_CLIPS, folder, SETS[group], workers=workers)
+        clips = make_clips(split, limit or DEFAULT_CLIPS, folder, SETS[group], workers=workers,
+                           same_code=True)  # fmt: skip
     else:
         sets, splits = ", ".join(SETS), ", ".join(SPLITS)
         raise InputError(f"--scenes {scenes}: neither a folder nor SET/SPLIT (sets: {sets}; splits: {splits})")
@@ -313,7 +314,7 @@ def collect_results(
         policies=policies,
         clips=[clip_row(r) for m in measured.values() for r in m.rollouts],
         comparisons=compare(policies, pairs),
-        timings_s={**(timings_s or {}), **seconds},
+        timings_s=seconds if timings_s is None else timings_s,
     )
 
 

@@ -24,6 +24,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from senna2.config import fingerprint, load_json, to_dict
 from senna2.files import write_json
 from senna2.types import InputError
@@ -37,12 +39,29 @@ class QueueError(RuntimeError):
     """Jobs failed: exit code 1."""
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Inside, no other process works on this folder's queue: each would clear what the other writes. Raises
+    `InputError` if one does already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "queue.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{folder}: another run is at work there; wait for it or choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @dataclass(frozen=True)
 class Job:
     """`function(*arguments)` makes `outputs` (files or folders). `needs`: names of jobs that must be finished before.
 
     `settings`: what the outputs depend on besides them; paths belong into `arguments` alone. `estimate_s`: of one core.
-    A stale output (made under another key) is removed before the job runs again.
+    A stale output (made under another key) is removed before the job runs again, and with it what it `clears`: files
+    that it would find and keep.
     """
 
     name: str
@@ -52,6 +71,7 @@ class Job:
     settings: Any = None
     needs: tuple[str, ...] = ()
     estimate_s: float = 0.0
+    clears: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -192,6 +212,10 @@ def run_queue(queue: Queue, *, side_by_side: int, only: Sequence[str] = (), tell
                                             "cpu_seconds": time.process_time() - begin[1]})  # fmt: skip
                     else:
                         running.append(_start(queue, name))
+            if todo and not running:
+                lost = {n: [need for need in queue.jobs[n].needs if not queue.finished(need)] for n in todo}
+                failed |= {n: f"needs {needs}, whose output is gone" for n, needs in lost.items()}
+                todo.clear()
             if running:
                 wait([r.process.sentinel for r in running], timeout=5.0)
                 for r in [r for r in running if not r.process.is_alive()]:
@@ -214,7 +238,7 @@ def _clear_stale(queue: Queue, name: str) -> None:
     known = queue.state.get(name, {})
     if known.get("key") == queue.keys[name] and known.get("state") != "done":
         return  # interrupted: the job itself goes on where it stopped
-    for path in queue.jobs[name].outputs:
+    for path in (*queue.jobs[name].outputs, *queue.jobs[name].clears):
         if path.is_dir():
             shutil.rmtree(path)
         else:

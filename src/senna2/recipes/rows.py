@@ -7,7 +7,6 @@ study that goes on elsewhere does not measure it again, and a row of other setti
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from senna2.evaluate.kept import load_suites, save_suites
 from senna2.evaluate.metrics import finite
 from senna2.evaluate.open_loop import no_plans, open_loop
 from senna2.evaluate.results import Suites
-from senna2.files import write_json, written_whole
+from senna2.files import copy_file, write_json
 from senna2.provenance import provenance
 from senna2.recipes.driven import load_plans, why_no_plans
 from senna2.recipes.instructed import instructed_of
@@ -106,8 +105,7 @@ class Kept:
 
     def keep(self, job: str, key: str, file: Path, seconds: Mapping[str, float]) -> None:
         """A copy of `file`, whole or not at all; `seconds` of the jobs behind it."""
-        with written_whole(self.file(job)) as fresh:
-            shutil.copy2(file, fresh)
+        copy_file(file, self.file(job))
         self.note(job, key, seconds)
 
     def note(self, job: str, key: str, seconds: Mapping[str, float]) -> None:

@@ -246,7 +246,12 @@ def demonstration_samples(
     if (out / "counts.json").is_file():
         counts.update({k: v for k, v in load_json(out / "counts.json").items() if k != "kept_from_before"})
     write_json(out / "counts.json", dict(sorted(counts.items())))
-    return SampleStore(out, parts=[c.name for c in clips if (out / c.name / "part.json").is_file()])
+    return samples_of(out, clips)
+
+
+def samples_of(folder: Path, clips: Sequence[Path]) -> SampleStore:
+    """Those of these clips alone: the folder may hold others of an earlier run. A clip may have left none."""
+    return SampleStore(folder, parts=[c.name for c in clips if (folder / c.name / "part.json").is_file()])
 
 
 def train_verb(
@@ -272,11 +277,11 @@ def train_verb(
         store: SampleStore | None = None
         clips: list[Path] = []
         if stage == "3" or stage in DRIVEN:
-            clips = _stage_clips(recipe, data, out, workers, ranks)
+            clips = _stage_clips(recipe, data, out, workers, ranks, resume)
             shown = stage == "rad" or (stage == "3" and recipe.stage3.imitation > 0)
             store = _samples_of(recipe, clips, out / "samples", workers, ranks) if shown else None
         else:
-            store = _stage_store(recipe, data, out, workers, ranks)
+            store = _stage_store(recipe, data, out, workers, ranks, resume)
         saved = run_stage(stage, policy, recipe, out, store=store, clips=clips, ranks=ranks, resume=resume,
                           workers=workers)  # fmt: skip
     finally:
@@ -284,10 +289,10 @@ def train_verb(
     return {"checkpoint": str(saved), "log": str(out / "training")}
 
 
-def _stage_store(recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks) -> SampleStore:
+def _stage_store(recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks, resume: bool) -> SampleStore:
     if data is not None:
         return SampleStore(data)
-    clips = _stage_clips(recipe, None, out, workers, ranks)
+    clips = _stage_clips(recipe, None, out, workers, ranks, resume)
     return _samples_of(recipe, clips, out / "samples", workers, ranks)
 
 
@@ -295,14 +300,21 @@ def _samples_of(recipe: Recipe, clips: Sequence[Path], folder: Path, workers: in
     if ranks.is_main:
         demonstration_samples(recipe, clips, folder, workers=workers, training=True)
     ranks.barrier()
-    return SampleStore(folder)
+    return samples_of(folder, clips)
 
 
-def _stage_clips(recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks) -> list[Path]:
-    if data is None and ranks.is_main:
-        make_clips("train", recipe.clips.train, out / "clips" / "train", recipe.families, workers=workers)
-    ranks.barrier()
-    clips = find_clips(data if data is not None else out / "clips" / "train")
+def _stage_clips(recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks, resume: bool) -> list[Path]:
+    """Those of `data`, else those that the recipe names, made where they are missing or (without `resume`) of other
+    code."""
+    if data is None:
+        if not ranks.is_main:
+            ranks.barrier()
+        made = make_clips("train", recipe.clips.train, out / "clips" / "train", recipe.families, workers=workers,
+                          same_code=not resume)  # fmt: skip
+        if ranks.is_main:
+            ranks.barrier()
+        return made
+    clips = find_clips(data)
     if not clips:
         raise TrainingError(f"no clip in {data}: give a clip folder or a folder of them")
     return clips

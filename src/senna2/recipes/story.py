@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from senna2.config import fingerprint, load_json, to_dict
-from senna2.data.store import SampleStore
 from senna2.evaluate.results import write_results
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
@@ -31,7 +30,7 @@ from senna2.recipes.measure import (
 from senna2.recipes.media import PAIR, family_videos, story_figures
 from senna2.recipes.results import Study, baselines, baselines_tiny, results, results_tiny
 from senna2.recipes.rows import Kept
-from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, with_adapter
+from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, samples_of, with_adapter
 from senna2.recipes.study import plan_study
 from senna2.recipes.study_report import run_study, unmeasured
 from senna2.report.page import write_report
@@ -141,7 +140,7 @@ def run_recipe(recipe: Recipe, out: Path, *, workers: int, resume: bool = False)
         for row in results["clips"]:
             row["video"] = video_of.get(row["clip"]) if row["policy"] in PAIR else None
         write_report(results, out, media=[*story_figures(measured, samples), *videos])
-    results["timings_s"] = {k: round(v, 1) for k, v in {**results["timings_s"], **timings}.items()}
+    results["timings_s"] = {k: round(v, 1) for k, v in timings.items()}
     write_results(out / "results.json", results)
     return {"report": str(out / "report.html"), "results": str(out / "results.json"), **headline(results)}
 
@@ -158,11 +157,12 @@ def _train(
     """All stages; returns policy name → checkpoint folder. Stages that do not need each other run side by side."""
     stages = out / "stages"
     with _timed("stages 1a and 1b", timings):
-        _side_by_side(recipe, out, [("1a", None, None), ("1b", None, None)], workers, resume)
+        _side_by_side(recipe, out, clips["train"], [("1a", None, None), ("1b", None, None)], workers, resume)
     with _timed("stage 1c", timings):
         # `senna`: the same planner, told only the meta-action by a learned embedding; stage 1 only.
-        _side_by_side(recipe, out, [("1c", "both", "senna2@1"), ("1c", "decision", "senna")], workers, resume)
-    store = SampleStore(out / "samples" / "train")
+        both = [("1c", "both", "senna2@1"), ("1c", "decision", "senna")]
+        _side_by_side(recipe, out, clips["train"], both, workers, resume)
+    store = samples_of(out / "samples" / "train", clips["train"])
     with _timed("stage 2", timings):
         policy = DualSystem.from_pretrained(stages / "senna2@1" / "policy")
         run_stage("2", policy, recipe, stages / "senna2@2", store=store, resume=resume, workers=workers)
@@ -174,23 +174,25 @@ def _train(
 
 
 def _side_by_side(
-    recipe: Recipe, out: Path, jobs: list[tuple[str, str | None, str | None]], workers: int, resume: bool
-) -> None:
+    recipe: Recipe, out: Path, clips: list[Path], jobs: Sequence[tuple[str, str | None, str | None]], workers: int,
+    resume: bool,
+) -> None:  # fmt: skip
     """Two stages in two processes of one thread each: on two cores faster than one after the other on both."""
     if workers == 1:
         for i, job in enumerate(jobs):
-            _one_stage(recipe, out, *job, resume, i)
+            _one_stage(recipe, out, clips, *job, resume, i)
         return
-    calls = [(recipe, out, *job, resume, row) for row, job in enumerate(jobs)]
+    calls = [(recipe, out, clips, *job, resume, row) for row, job in enumerate(jobs)]
     run_jobs(_one_stage, calls, workers=len(calls), label=f"stage {jobs[0][0]} and {jobs[1][0]}", unit="stage")
 
 
 def _one_stage(
-    recipe: Recipe, out: Path, stage: str, adapter: str | None, name: str | None, resume: bool, row: int
-) -> None:
+    recipe: Recipe, out: Path, clips: list[Path], stage: str, adapter: str | None, name: str | None, resume: bool,
+    row: int,
+) -> None:  # fmt: skip
     torch.set_num_threads(1)
     stages = out / "stages"
-    store = SampleStore(out / "samples" / "train")
+    store = samples_of(out / "samples" / "train", clips)
     if stage == "1c":
         assert adapter is not None
         policy = DualSystem.from_pretrained(stages / "1b" / "policy")

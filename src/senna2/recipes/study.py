@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from senna2.config import to_dict
+from senna2.evaluate.metrics import EVALUATOR_VERSION
 from senna2.recipes import study_jobs as work
 from senna2.recipes.arms import ARMS, PEER_ARMS, PEERS, TRAINERS, arm_recipe, peer_seconds, stage_config
 from senna2.recipes.costs import learned_from, measure_costs
@@ -25,6 +26,7 @@ COSTS = "costs"  # the job that measures what they cost
 PLANNER_S, VLM_S, BOTH_S, STAGE2_S = 1 / 88, 1 / 140, 1 / 64, 1 / 45
 CLIP_S, TRAIN_SAMPLES_S, TEST_SAMPLES_S, DRIVE_S, CHEAP_S, PLAN_S = 0.5, 2.1, 0.4, 1.65, 0.2, 0.0095
 ROW_S, COSTS_S = 20.0, 60.0
+FIRST_EVALUATOR = 1  # whose rows were kept before a key knew of it
 
 
 def plan_study(study: Study, out: Path) -> Queue:
@@ -49,7 +51,8 @@ def plan_study(study: Study, out: Path) -> Queue:
             if name in (*PEERS, *TRAINERS):
                 jobs += _measuring(study, out, str(seed), name, seed, by_kind, stage=f"train/{seed}/{name}")
     file = out / "costs.json"
-    what = {name: [to_dict(arm_recipe(study, first, name).policy), learned_from(study, name)] for name in SYSTEMS}
+    what = {name: [to_dict(study.vlm), to_dict(arm_recipe(study, first, name).policy), learned_from(study, name)]
+            for name in SYSTEMS}  # fmt: skip
     jobs.append(Job(COSTS, measure_costs, (study, SYSTEMS, file), (file,), what, (), COSTS_S))
     return Queue.of(out, jobs)
 
@@ -86,9 +89,10 @@ def _clip_jobs(study: Study, out: Path) -> list[Job]:
             part = chosen[i : i + study.group]
             folders = tuple(work.clip_folder(out, kind, *one) for one in part)
             counts = out / "samples" / kind / f"counts-{i // study.group}.json"
+            samples = tuple(out / "samples" / kind / folder.name for folder in folders)
             jobs.append(Job(
                 f"clips/{kind}/{i // study.group}", work.make_part, (out, kind, part, how, counts),
-                (*folders, counts), {"clips": part, "how": how}, (), cost * len(part),
+                (*folders, counts), {"clips": part, "how": how}, (), cost * len(part), samples,
             ))  # fmt: skip
     return jobs
 
@@ -109,6 +113,7 @@ def _training(study: Study, out: Path, seed: int, name: str, clips: dict[str, tu
         cost = each * config.optim.steps * config.optim.batch
     settings = {"arm": to_dict(arm), "stage": to_dict(config), "seed": seed, "policy": to_dict(recipe.policy)}
     settings |= {"vlm": to_dict(recipe.vlm), "rollout": recipe.clips.rollout if arm.stage == "3" else 0}
+    settings |= {"precision": recipe.precision} if recipe.precision != "float32" else {}  # as keys were before it
     return Job(
         f"train/{seed}/{name}", work.train_arm, (recipe, arm, seed, name, out),
         (work.stage_folder(out, seed, name),), settings, (*before, *data), cost,
@@ -149,9 +154,10 @@ def _measuring(
             ))  # fmt: skip
     driven, shown = ([j.outputs[0] for j in jobs if j.name.startswith(f"{w}/")] for w in ("drives", "showcase"))
     file = out / "rows" / label / f"{name}.npz"
+    version = {"evaluator": EVALUATOR_VERSION} if EVALUATOR_VERSION != FIRST_EVALUATOR else {}
     jobs.append(Job(
         f"rows/{label}/{name}", work.keep_row, (name, seed, out, test, settings, plans, driven, shown, file), (file,),
-        settings, tuple(j.name for j in jobs), ROW_S,
+        settings | version, tuple(j.name for j in jobs), ROW_S,
     ))  # fmt: skip
     return jobs
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from senna2.config import load_json, to_dict
 from senna2.evaluate.results import assemble, compare, write_results
-from senna2.files import write_json
+from senna2.files import copy_file, write_json, write_text
 from senna2.provenance import provenance
 from senna2.recipes import study_jobs as work
 from senna2.recipes.arms import PEERS, TRAINERS
 from senna2.recipes.claims import claims, evidence
 from senna2.recipes.config import run_mark
 from senna2.recipes.costs import with_minutes
-from senna2.recipes.found import Found, costs_of, drives_of, gather, kept_costs, kept_figure
+from senna2.recipes.found import Found, captions, costs_of, drives_of, figure_job, gather, kept_costs, kept_figure
 from senna2.recipes.kept_weights import adopt_weights, keep_weights
 from senna2.recipes.measure import headline
-from senna2.recipes.queue import Queue, QueueError, run_queue
+from senna2.recipes.queue import Queue, QueueError, alone_in, run_queue
 from senna2.recipes.results import Study
 from senna2.recipes.rows import SHOWCASE, Kept
 from senna2.recipes.study import COSTS, SHOWN, measured_by, plan_study, row_jobs
@@ -52,8 +51,14 @@ def run_study(
 
     Raises `QueueError` after that if jobs failed, `InputError` if `out` is something else.
     """
-    # A study always goes on where it stopped; what was made under other settings is made again, job by job.
-    write_json(run_mark(out, study.queue), {"recipe": study.queue})
+    mark = run_mark(out, study.queue)
+    with alone_in(out):
+        # A study always goes on where it stopped; what was made under other settings is made again, job by job.
+        write_json(mark, {"recipe": study.queue})
+        return _run_study(study, out, workers, only, publish)
+
+
+def _run_study(study: Study, out: Path, workers: int, only: Sequence[str], publish: Path | None) -> dict[str, Any]:
     queue = plan_study(study, out)
     kept = None if publish is None else Kept(publish)
     failure: QueueError | None = None
@@ -76,9 +81,9 @@ def unmeasured(study: Study, queue: Queue, kept: Kept | None) -> list[str]:
     rows = [n for n in measured_by(study, queue) if kept is None or not kept.has(n, queue.keys[n])]
     first = study.seeds[0]
     ours = study.table == "results"
-    job, drawn, names = (f"forced/{first}/", "figure-A1-", SHOWN) if ours else ("weighed/", "weighed-", PEERS)
-    figures = [f"{job}{name}" for name in names
-               if f"rows/{first}/{name}" in rows or kept_figure(kept, f"{drawn}{name}") is None]  # fmt: skip
+    drawn = {name: f"{'figure-A1' if ours else 'weighed'}-{name}" for name in (SHOWN if ours else PEERS)}
+    figures = [figure_job(figure, queue) for name, figure in drawn.items()
+               if f"rows/{first}/{name}" in rows or kept_figure(kept, figure, queue) is None]  # fmt: skip
     return [*rows, *figures, *([] if ours or kept_costs(queue, kept) else [COSTS])]
 
 
@@ -120,17 +125,15 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
         row["video"] = _video_of(row, study, [folder for folder in (out, publish) if folder is not None])
     write_results(out / "results.json", results)
     write_json(out / "claims.json", judged)
-    words = {name: {"title": figure.title, "caption": figure.caption} for name, figure in figures.items()}
-    write_json(out / "figures" / "captions.json", words)
     folder = out / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "captions.json", captions(figures, queue))
     for name, figure in figures.items():
-        (folder / f"{name}.svg").write_text(figure.svg + "\n", encoding="utf-8")
+        write_text(folder / f"{name}.svg", figure.svg + "\n")
     shown = {n: figure for n, figure in figures.items() if not n.startswith("weighed-")}  # those are of systems.md
     by_path = {f"figures/{name}.svg": figure for name, figure in shown.items()}
-    (out / "README.md").write_text(results_page(results, judged, by_path), encoding="utf-8")
+    write_text(out / "README.md", results_page(results, judged, by_path))
     drawn = {name.removeprefix("weighed-"): figure for name, figure in figures.items() if name.startswith("weighed-")}
-    (out / "systems.md").write_text(systems_page(drawn), encoding="utf-8")
+    write_text(out / "systems.md", systems_page(drawn))
     write_report(results, out, media=[*shown.values(), *videos])
     if publish is not None:
         _publish(out, publish)
@@ -175,13 +178,11 @@ def _verdict(claim: Mapping[str, Any]) -> str:
 
 
 def _publish(out: Path, publish: Path) -> None:
-    publish.mkdir(parents=True, exist_ok=True)
-    for name in ("figures", "videos"):
-        if (out / name).is_dir():
-            shutil.copytree(out / name, publish / name, dirs_exist_ok=True)
-    for name in ("claims.json", "README.md", "systems.md"):
-        shutil.copy2(out / name, publish / name)
-    (publish / "results.json").write_text(a_line_each(load_json(out / "results.json")), encoding="utf-8")
+    captions = out / "figures" / "captions.json"  # first: a figure whose words are missing cannot be kept
+    pages = [out / name for name in ("claims.json", "README.md", "systems.md")]
+    for file in (captions, *(p for name in ("figures", "videos") for p in (out / name).rglob("*.*")), *pages):
+        copy_file(file, publish / file.relative_to(out))
+    write_text(publish / "results.json", a_line_each(load_json(out / "results.json")))
 
 
 def a_line_each(results: Mapping[str, Any]) -> str:

@@ -101,7 +101,8 @@ COSTS = (
     "Systems · cost",
     "CPU minutes of all trainings behind a row, stage 1b once, by training seed, on the machine that trained it "
     "(machines differ; the budgets are made equal by the ratios in planners.md, measured in one run); "
-    "what they were shown; parameters, the VLM's with them; CPU time "
+    "of trainings that are older than the count of CPU time, some of stages 1a and 1b, the clock's. "
+    "What they were shown; parameters, the VLM's with them; CPU time "
     "of a plan in a batch of 64, encoder and a fresh decision with it.",
 )
 

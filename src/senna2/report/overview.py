@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import matplotlib
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Canvas
 
 from senna2.report.drawing import COLOUR, STYLE, WIDTH, prefixed, svg_of
 from senna2.report.media import Figure
+from senna2.report.tables import fewer_clips
 from senna2.types import Array
 
 FENCE = 6.0
@@ -32,12 +33,14 @@ def overview_figure(results: Mapping[str, Any]) -> Figure:
         found = results["policies"][policy].get(suite, {}).get(name)
         return found if found and found["value"] is not None else None
 
+    fewer = fewer_clips(results)
     rows = [p for p in results["policies"] if "showcase" not in p and any(of(p, m) for m, _ in OVERVIEW)]
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=(WIDTH, 0.7 + 0.2 * max(len(rows), 1)))
         axes = canvas.subplots(1, len(OVERVIEW), sharey=True, squeeze=False)[0]
         for ax, (metric, title) in zip(axes, OVERVIEW, strict=True):
-            _estimates(ax, {policy: of(policy, metric) for policy in rows})
+            open_dots = fewer if metric.startswith("closed_loop.") else ()
+            _estimates(ax, {policy: of(policy, metric) for policy in rows}, open_dots)
             ax.set_title(title, loc="left")
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
@@ -46,13 +49,14 @@ def overview_figure(results: Mapping[str, Any]) -> Figure:
     return Figure(
         "Every row at a glance",
         "Dot: value; bar: 95 % interval over clips; ticks: each training seed's own value. The scale is that of the "
-        "rows that lie together, and need not begin at 0; an arrow points to a value beyond it.",
+        "rows that lie together, and need not begin at 0; an arrow points to a value beyond it. Open dot: over fewer "
+        "clips than the others, so not to be compared with them.",
         prefixed(svg, "overview-"),
         section="overview",
     )
 
 
-def _estimates(ax: Axes, found: Mapping[str, Mapping[str, Any] | None]) -> None:
+def _estimates(ax: Axes, found: Mapping[str, Mapping[str, Any] | None], open_dots: Collection[str]) -> None:
     """A line a row, from the top: value, interval, training seeds."""
     shown = {y: (policy, row) for y, (policy, row) in enumerate(found.items()) if row is not None}
     if not shown:
@@ -68,7 +72,7 @@ def _estimates(ax: Axes, found: Mapping[str, Mapping[str, Any] | None]) -> None:
         ci, own = _interval(row), _seeds(row)
         ax.plot(ci, [y] * len(ci), color=colour, linewidth=3, alpha=0.35, solid_capstyle="butt")
         ax.plot(own, [y] * len(own), "|", color=colour, markersize=6, markeredgewidth=0.8)
-        ax.plot(row["value"], y, "o", color=colour, markersize=3.5)
+        ax.plot(row["value"], y, "o", color=colour, markersize=3.5, fillstyle="none" if policy in open_dots else "full")
 
 
 def _beyond(ax: Axes, value: float, y: int, colour: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -84,10 +84,21 @@ def _cell(value: Mapping[str, Any] | None, notes: _Notes, best: bool) -> str:
     return f'<td{" class=best" if best else ""} title="{escape(hint)}">{inner}</td>'
 
 
-def _best(metric: str, values: Mapping[str, Mapping[str, Any] | None]) -> set[str]:
-    """The policies that print the best value; none where all are equal or better has no meaning."""
+def fewer_clips(results: Mapping[str, Any]) -> dict[str, int]:
+    """How many clips those policies drove that drove fewer than others did: their closed loop is not to be compared."""
+    driven = {
+        p: suites.get("closed_loop", {}).get("af_cr", {}).get("n", 0) for p, suites in results["policies"].items()
+    }
+    most = max(driven.values(), default=0)
+    return {p: n for p, n in driven.items() if 0 < n < most}
+
+
+def _best(metric: str, values: Mapping[str, Mapping[str, Any] | None], fewer: Collection[str]) -> set[str]:
+    """The policies that print the best value; none where all are equal or better has no meaning. In closed loop those
+    with `fewer` clips take no part."""
     sense = BETTER.get(metric, 0)
-    known = {p: v["value"] for p, v in values.items() if v is not None and v["value"] is not None}
+    left_out = fewer if metric.startswith("closed_loop.") else ()
+    known = {p: v["value"] for p, v in values.items() if v is not None and v["value"] is not None and p not in left_out}
     if sense == 0 or len(known) < 2 or len(set(known.values())) == 1:
         return set()
     top = max(known.values(), key=lambda v: sense * v)
@@ -116,7 +127,8 @@ def _grid(results: Mapping[str, Any], metrics: Sequence[str], policies: Sequence
             found[metric] = values
     if not found:
         return ""
-    best = {m: _best(m, values) for m, values in found.items()}
+    fewer = fewer_clips(results)
+    best = {m: _best(m, values, fewer) for m, values in found.items()}
     notes = _Notes(anchor)
     table = _table(
         policies,
@@ -131,7 +143,8 @@ def headline(results: Mapping[str, Any]) -> str:
     table = _grid(results, HEADLINE, list(results["policies"]), "brief")
     legend = (
         '<p class="caption">Value and 95 % interval; ↑ higher is better, ↓ lower is better; the best value in green (a '
-        "difference is a result only where the comparison below says so). "
+        "difference is a result only where the comparison below says so; who drove fewer clips than others takes no "
+        "part). "
         "Below it each seed's own value; hover for n.</p>"
     )
     return table + legend if table else ""
