@@ -17,7 +17,7 @@ from senna2.demonstrations import WISH_FRAMES, Drives, Replay, collect, demonstr
 from senna2.displaced import Displacement, displaced
 from senna2.frames import points_to_ego
 from senna2.train.staleness import drives
-from senna2.types import PLAN_DT, PLAN_STEPS, EgoState, InputError, Rig, Samples, Speed
+from senna2.types import PLAN_DT, PLAN_STEPS, Contact, EgoState, InputError, Rig, Samples, Speed
 from senna2.world.clip import save_clip
 from senna2.world.scene import Scene
 from senna2.world.sim import Simulator
@@ -294,6 +294,19 @@ def test_collect_writes_parts_with_images_keeps_them_and_counts(tmp_path):
     assert all(image.std() > 5 for image in samples.images.values())
     again = collect([folder], tmp_path / "samples", how, workers=0, label="test")
     assert again == Counter(kept_from_before=1)
+
+
+def test_a_recording_that_touches_something_at_once_leaves_no_samples_and_is_counted(tmp_path, monkeypatch):
+    folder = tmp_path / "brushes"
+    save_clip(Scene.fake(frames=60), folder)
+    driven = demonstrations.drive
+    monkeypatch.setattr(
+        demonstrations, "drive", lambda *a, **k: dataclasses.replace(driven(*a, **k), contacts=(Contact.fake(),))
+    )
+    monkeypatch.setattr(demonstrations, "samples_from_drive", lambda **_: None)
+    counts = collect([folder], tmp_path / "samples", Replay(images=False), workers=0, label="test")
+    assert counts["clips without samples"] == 1
+    assert not (tmp_path / "samples" / "brushes").exists()
 
 
 def test_a_clip_shorter_than_a_plan_is_named(tmp_path):

@@ -190,6 +190,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         from senna2.recipes.story import jobs_verb, run_verb
 
         if args.jobs:
+            given = {"--seed": args.seed, "--workers": args.workers, "--resume": args.resume or None}
+            _none_of(given, "--jobs lists, it runs nothing")
             jobs = jobs_verb(args.recipe, args.out, tiny=args.tiny, limit=args.limit, only=args.only,
                              publish=args.publish)  # fmt: skip
             lines = [f"{j['state']:8s} {j['estimate_s']:6d} s  {j['job']}" for j in jobs]
@@ -201,6 +203,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         from senna2.recipes.demo import demo_verb, pack_verb
 
         if args.pack is not None:
+            _none_of({"--seed": args.seed or None, "--workers": args.workers}, "--pack plays nothing")
             return _emit(pack_verb(args.weights, args.pack), args.json)
         done = demo_verb(args.weights, args.out, workers=args.workers, seed=args.seed)
         return _emit(done, args.json)
@@ -215,6 +218,7 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         if args.vlm_period:
             raise InputError("--vlm-period: is for `eval closed`; the perception heads ask no VLM")
+        _none_of({"--seed": args.seed or None}, "the perception heads draw nothing")
         done = perception_verb(args.policy, args.scenes, args.out, limit=args.limit, workers=args.workers)
         return _emit(done, args.json)
     if args.verb == "eval":
@@ -280,6 +284,13 @@ def _dispatch(args: argparse.Namespace) -> int:
 
     kinds = [args.kind] if args.kind else sorted(BUILT_IN)
     return _emit({kind: listing(kind) for kind in kinds}, args.json)
+
+
+def _none_of(given: dict[str, Any], why: str) -> None:
+    """`InputError` for an option that would be passed over."""
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name}: has no effect here ({why}); drop it")
 
 
 def _tell_findings(checked: list[dict[str, Any]], unreadable: list[InputError], as_json: bool) -> int:

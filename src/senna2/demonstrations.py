@@ -100,7 +100,10 @@ def replay(scene: Scene, how: Replay) -> tuple[Samples | None, Counter[str]]:
         direction_F=_annotation(scene, rollout.t_F),
         kerbs=scene.map.kerbs if scene.map.drivable_known else None,
     )
-    return samples, Counter(samples=0 if samples is None else len(samples), frames=frames)
+    counts = Counter(samples=0 if samples is None else len(samples), frames=frames)
+    if rollout.contacts and samples is None:  # a recording may brush something; nothing is planned after it
+        counts[CONTACT] += 1
+    return samples, counts
 
 
 def _annotation(scene: Scene, t_F: Array) -> Array:

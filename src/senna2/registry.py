@@ -104,7 +104,7 @@ def find_checkpoint(path: Path) -> Path | None:
     return next((f for f in (path, path / "policy") if (f / "config.json").is_file()), None)
 
 
-def make_policy(spec: str, *, seed: int = 0, forced: Any = None, any_rig: bool = False) -> Any:
+def make_policy(spec: str, *, forced: Any = None, any_rig: bool = False) -> Any:
     """A policy by registered name or `module:attribute`, or from a checkpoint folder (one that holds config.json).
 
     Of a checkpoint: `forced` is a decision for the whole rollout, or a callback `(observation, the VLM's decision) ->

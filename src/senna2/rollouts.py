@@ -302,7 +302,7 @@ class _Driver:
         else:
             from senna2.registry import make_policy
 
-            policy = make_policy(spec, seed=self.work.seed)
+            policy = make_policy(spec)
         if multiprocessing.parent_process() is not None and "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)  # only a policy that needs torch has imported it
         return policy

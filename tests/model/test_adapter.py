@@ -100,5 +100,6 @@ def test_merged_hidden_states_are_means_over_the_prompt_or_its_image():
         torch.testing.assert_close(image[i], states[at_image].mean(0), atol=1e-4, rtol=1e-3)
     last = vlm.decide(samples).hidden_BD
     assert (prompt - last).abs().max() > 0.01 < (image - last).abs().max()
+    assert pooled_hidden(vlm.to(torch.bfloat16), samples, "prompt").dtype == torch.float32  # what the adapter takes
     with pytest.raises(InputError, match="'last' cannot be pooled"):
         pooled_hidden(vlm, samples, "last")

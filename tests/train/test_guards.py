@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -206,6 +207,14 @@ def test_a_plan_that_leaves_its_path_and_a_vlm_that_brakes_everywhere_are_stoppe
     high.guard({"says_keep": 0.5, "says_decelerate": 0.5, **said}, 20)
     with pytest.raises(GuardTripped, match="always DECELERATE"):
         high.guard({"says_keep": 0.0, "says_decelerate": 1.0, **said}, 20)
+
+
+def test_a_worker_process_hands_a_tripped_guard_on():
+    trip = GuardTripped("too far", 1.0, 0.5, "the step", "stop earlier")
+    trip.args = (f"stage 1a, step 3: {trip}; nothing is saved",)
+    again = pickle.loads(pickle.dumps(trip))
+    assert str(again) == str(trip)
+    assert (type(again), again.guard, again.value, again.limit) == (GuardTripped, "too far", 1.0, 0.5)
 
 
 def test_a_stage_that_trips_has_the_weights_of_its_last_state(tmp_path):

@@ -81,7 +81,7 @@ def pooled_hidden(vlm: DrivingVLM, samples: Samples, which: str, chunk: int = 64
     parts = []
     for i in range(0, len(samples), chunk):
         inputs = vlm.prepare(samples.take(slice(i, i + chunk)))
-        states_BTD = vlm.hf.model(**inputs, use_cache=False).last_hidden_state
+        states_BTD = vlm.hf.model(**inputs, use_cache=False).last_hidden_state.float()
         wanted = inputs["mm_token_type_ids"] == 1 if which == "image" else inputs["attention_mask"]
         weight_BT = wanted.to(states_BTD.dtype)
         parts.append(torch.einsum("btd,bt->bd", states_BTD, weight_BT) / weight_BT.sum(1, keepdim=True))

@@ -93,7 +93,8 @@ class PolicyConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"policy.{name}: '{getattr(self, name)}' is unknown; use one of {tuple(allowed)}")
-        for name in ("dim", "heads", "blocks", "agent_queries", "map_queries", "ddim_steps", "draws", "modes"):
+        for name in ("dim", "heads", "blocks", "agent_queries", "map_queries", "ddim_steps", "draws", "modes",
+                     "points_per_token"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"policy.{name}: {getattr(self, name)} must be at least 1")
         if self.dim % (2 * self.heads):

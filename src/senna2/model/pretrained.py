@@ -62,7 +62,8 @@ def save(policy: DualSystem, folder: Path, provenance: Mapping[str, Any], *, hal
 
 
 def load(folder: Path) -> DualSystem:
-    """The policy on the CPU in 32 bit. Raises `InputError` naming the file, what is wrong with it and the fix."""
+    """The policy on the CPU in 32 bit, its VLM as it was saved. Raises `InputError` naming the file, what is wrong with
+    it and the fix."""
     from senna2.model.policy import DualSystem
 
     if not folder.is_dir():
@@ -74,6 +75,8 @@ def load(folder: Path) -> DualSystem:
         if name not in config:
             raise InputError(f"{folder / 'config.json'}: field '{name}' is missing; save the checkpoint again")
     where = str(folder / "config.json")
+    if not isinstance(config["hidden_size"], int):
+        raise InputError(f"{where}: hidden_size is no whole number; save the checkpoint again")
     settings, rig = PolicyConfig.from_json(config["policy"], where), rig_from_json(config["rig"], where)
     path = folder / "normalisation.json"
     fitted = _json(path)

@@ -58,7 +58,7 @@ def drive_group(
     done: Callable[[], object] = lambda: None,
 ) -> list[Rollout]:  # fmt: skip
     """These clips by one policy, in this process."""
-    policy = make_policy(spec, seed=seed) if isinstance(spec, str) else spec()
+    policy = make_policy(spec) if isinstance(spec, str) else spec()
     try:
         return drive_abreast(policy, clips, policy_name=name, seed=seed, record=record, record_every=record_every,
                              done=done)  # fmt: skip

@@ -26,7 +26,7 @@ def gpu(vlm: str = VLM) -> Recipe:
         note="A published VLM and a larger planner on a GPU. Never run at full size: no number is claimed from it.",
         seed=0,
         clips=Clips(train=4000, tune=60, test=480, rollout=160, drives=2, every=2, branch_every=20, recover_every=4),
-        # 256 visual tokens of 28 × 28 pixels; the town's front camera needs 15.
+        # 256 visual tokens of 28 × 28 pixels; the town's front camera needs 12.
         vlm=VLMConfig(checkpoint=vlm, dtype="bfloat16", max_pixels=256 * 28 * 28),
         policy=PolicyConfig(dim=256, heads=8, blocks=6, channels=(32, 64, 128, 256), agent_queries=24, map_queries=24),
         # `accumulate`: parts of a batch that are in memory at a time.

@@ -6,6 +6,7 @@ import functools
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +28,9 @@ from senna2.recipes.instructed import instructed_of, plan_instructed
 from senna2.registry import find_checkpoint, listing, make_policy
 from senna2.rollouts import PolicySpec, drive_several
 from senna2.sample_plans import plan_samples
-from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape
+from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape, require
 from senna2.workers import run_jobs, worker_count
-from senna2.world.clip import clip_meta, find_clips
+from senna2.world.clip import clip_info, clip_meta, find_clips
 from senna2.world.town.families import SETS, SPLITS
 
 DEFAULT_CLIPS = 60
@@ -56,7 +57,9 @@ def open_loop_samples(clips: Sequence[Path], folder: Path, *, every: int, most: 
 
 def chosen_samples(clips: Sequence[Path], folder: Path, *, most: int, images: bool = True) -> Samples:
     """At most `most` of the samples of these clips, spread evenly; without images where only states are needed."""
-    store = SampleStore(folder, images=images, parts=[c.name for c in clips])
+    parts = [c.name for c in clips if (folder / c.name / "part.json").is_file()]  # one may have left none
+    require(len(parts) > 0, str(folder), "no clip left a sample; see its counts")
+    store = SampleStore(folder, images=images, parts=parts)
     chosen = np.unique(np.linspace(0, len(store) - 1, min(most, len(store))).round().astype(int))
     return store.take(chosen)
 
@@ -120,7 +123,7 @@ def measure(
     here: list[tuple[str, Path]] = []  # a cheap driver is done before a worker has loaded the clip
     away: list[tuple[str, Path]] = []
     for name, spec in specs.items():
-        policy = make_policy(spec, seed=seed) if isinstance(spec, str) else spec()
+        policy = make_policy(spec) if isinstance(spec, str) else spec()
         needs_images = getattr(policy, "needs_images", True)
         decides = getattr(policy, "vlm", None) is not None
         drivers[name] = _configured(spec, vlm_period_s, None) if decides and isinstance(spec, str) else spec
@@ -150,7 +153,7 @@ def plan_policy(
     """One policy's plans for the samples, those under forced decisions and (by name) under a passenger's words, the
     seconds they took, and why there are none if the policy's plans are not to be compared."""
     start = time.perf_counter()
-    policy = make_policy(spec, seed=seed) if isinstance(spec, str) else spec()
+    policy = make_policy(spec) if isinstance(spec, str) else spec()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     decides = getattr(policy, "vlm", None) is not None
@@ -158,7 +161,7 @@ def plan_policy(
     why_none: str = getattr(policy, "no_open_loop", "")
     if why_none:
         return None, {}, {}, time.perf_counter() - start, why_none
-    if name == "expert":
+    if spec == "expert":
         plans = _expert_plans(samples)
     elif {"open", "consistency"} & set(suites):
         plans = plan_samples(policy, samples, seed=seed, shapes=shapes)
@@ -192,7 +195,7 @@ def resolve_scenes(scenes: str, out: Path, *, limit: int | None, workers: int) -
     """`--scenes`: a clip folder, a folder of them, or a generated set and split such as `core/test`."""
     path = Path(scenes)
     if path.exists():
-        clips = find_clips(path)
+        clips = in_turn(find_clips(path))
     elif scenes.count("/") == 1 and scenes.split("/")[0] in SETS:
         group, split = scenes.split("/")
         folder = out.parent / "clips" / (split if group == "core" else f"{group}-{split}")
@@ -201,9 +204,18 @@ def resolve_scenes(scenes: str, out: Path, *, limit: int | None, workers: int) -
     else:
         sets, splits = ", ".join(SETS), ", ".join(SPLITS)
         raise InputError(f"--scenes {scenes}: neither a folder nor SET/SPLIT (sets: {sets}; splits: {splits})")
-    if not clips:
-        raise InputError(f"--scenes {scenes}: holds no clip (a clip folder has a clip.json)")
     return clips[:limit] if limit else clips
+
+
+def in_turn(clips: Sequence[Path]) -> list[Path]:
+    """Families in turn, as a generated split has them: the first of them (`--limit`, the control suite) are of all."""
+    place: Counter[str] = Counter()
+    keys = []
+    for clip in clips:
+        family = str(clip_info(clip)["family"])
+        keys.append((place[family], family))
+        place[family] += 1
+    return [clips[i] for i in sorted(range(len(clips)), key=keys.__getitem__)]
 
 
 def policy_names(specs: Sequence[str]) -> dict[str, str]:

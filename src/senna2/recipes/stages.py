@@ -34,7 +34,6 @@ from senna2.train.diagnostics import driving
 from senna2.train.distributed import Ranks, start_ranks, stop_ranks
 from senna2.train.gradient import dit_of
 from senna2.train.guards import Verdict, judge_driving
-from senna2.train.loop import TrainingError
 from senna2.train.rad import rad_of
 from senna2.train.rad2 import rad2_of
 from senna2.train.stage1 import run_1a, run_1b, run_1c, vlm_of
@@ -276,14 +275,17 @@ def train_verb(
         check_stage(stage, policy, ranks)
         store: SampleStore | None = None
         clips: list[Path] = []
+        tune: list[Path] = []
         if stage == "3" or stage in DRIVEN:
             clips = _stage_clips(recipe, data, out, workers, ranks, resume)
+            if stage == "3" and recipe.clips.tune:  # of the judge between two rounds
+                tune = _generated(recipe, "tune", out, workers, ranks, resume)
             shown = stage == "rad" or (stage == "3" and recipe.stage3.imitation > 0)
-            store = _samples_of(recipe, clips, out / "samples", workers, ranks) if shown else None
+            store = _samples_of(recipe, clips, out / "samples", workers, ranks, resume) if shown else None
         else:
             store = _stage_store(recipe, data, out, workers, ranks, resume)
-        saved = run_stage(stage, policy, recipe, out, store=store, clips=clips, ranks=ranks, resume=resume,
-                          workers=workers)  # fmt: skip
+        saved = run_stage(stage, policy, recipe, out, store=store, clips=clips, tune_clips=tune, ranks=ranks,
+                          resume=resume, workers=workers)  # fmt: skip
     finally:
         stop_ranks()
     return {"checkpoint": str(saved), "log": str(out / "training")}
@@ -293,28 +295,29 @@ def _stage_store(recipe: Recipe, data: Path | None, out: Path, workers: int, ran
     if data is not None:
         return SampleStore(data)
     clips = _stage_clips(recipe, None, out, workers, ranks, resume)
-    return _samples_of(recipe, clips, out / "samples", workers, ranks)
+    return _samples_of(recipe, clips, out / "samples", workers, ranks, resume)
 
 
-def _samples_of(recipe: Recipe, clips: Sequence[Path], folder: Path, workers: int, ranks: Ranks) -> SampleStore:
+def _samples_of(
+    recipe: Recipe, clips: Sequence[Path], folder: Path, workers: int, ranks: Ranks, resume: bool
+) -> SampleStore:
     if ranks.is_main:
-        demonstration_samples(recipe, clips, folder, workers=workers, training=True)
+        demonstration_samples(recipe, clips, folder, workers=workers, training=True, resume=resume)
     ranks.barrier()
     return samples_of(folder, clips)
 
 
 def _stage_clips(recipe: Recipe, data: Path | None, out: Path, workers: int, ranks: Ranks, resume: bool) -> list[Path]:
-    """Those of `data`, else those that the recipe names, made where they are missing or (without `resume`) of other
-    code."""
-    if data is None:
-        if not ranks.is_main:
-            ranks.barrier()
-        made = make_clips("train", recipe.clips.train, out / "clips" / "train", recipe.families, workers=workers,
-                          same_code=not resume)  # fmt: skip
-        if ranks.is_main:
-            ranks.barrier()
-        return made
-    clips = find_clips(data)
-    if not clips:
-        raise TrainingError(f"no clip in {data}: give a clip folder or a folder of them")
-    return clips
+    """The training clips: those of `data`, else those that the recipe names."""
+    return _generated(recipe, "train", out, workers, ranks, resume) if data is None else find_clips(data)
+
+
+def _generated(recipe: Recipe, split: str, out: Path, workers: int, ranks: Ranks, resume: bool) -> list[Path]:
+    """The recipe's clips of a split, by the first rank where they are missing or (without `resume`) of other code."""
+    if not ranks.is_main:
+        ranks.barrier()
+    made = make_clips(split, getattr(recipe.clips, split), out / "clips" / split, recipe.families, workers=workers,
+                      same_code=not resume)  # fmt: skip
+    if ranks.is_main:
+        ranks.barrier()
+    return made

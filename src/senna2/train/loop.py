@@ -32,6 +32,16 @@ class GuardTripped(TrainingError):
         super().__init__(f"guard '{guard}': {what} is {value:.3g}, the limit {limit:.3g}; {advice}")
         self.guard, self.value, self.limit = guard, value, limit
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker process hands it on; by default only the message would be."""
+        return _remade, (self.args[0], self.guard, self.value, self.limit)
+
+
+def _remade(message: str, guard: str, value: float, limit: float) -> GuardTripped:
+    trip = GuardTripped(guard, value, limit, "", "")
+    trip.args = (message,)
+    return trip
+
 
 @dataclass(frozen=True)
 class Optim:
