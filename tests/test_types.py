@@ -115,6 +115,7 @@ def test_an_ego_state_is_finite(name):
         (Rig((dataclasses.replace(Camera.fake(), name="back"),)), "front"),
         (Rig((Camera.fake(), Camera.fake())), "repeat"),
         (Trajectory(np.zeros((30, 2)), 0.0), "Trajectory.dt"),
+        (Trajectory(np.zeros((0, 2)), 0.1), "Trajectory.points_T2"),
         (Decision(7, Direction.STRAIGHT), "Decision.speed"),  # type: ignore[arg-type]
         (dataclasses.replace(Contact.fake(), kind="kiss"), "Contact.kind"),
         (dataclasses.replace(Rollout.fake(), contacts=(dataclasses.replace(Contact.fake(), t_s=math.nan),)), "t_s"),

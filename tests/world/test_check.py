@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from recorded_fixtures import real_log
 
-from senna2.types import Array
+from senna2.types import Array, Direction
 from senna2.world.check import Finding, check_scene
 from senna2.world.gaussians import GaussianCloud
 from senna2.world.scene import Lane, Light, Scene, Signal, Track, Trigger
@@ -88,6 +88,8 @@ BROKEN: list[tuple[str, Callable[[Scene], Scene], str, str]] = [
      "map: lane right", "NaN"),
     ("uneven columns", lambda s: track(s, v_T=s.tracks[0].v_T[:-1]), "track leader", "rows"),
     ("direction", lambda s: expert(s, direction_E=moved(s.expert.direction_E, 2, 9)), "expert: direction", "9 at row"),
+    ("no navigation", lambda s: expert(s, navigation_E=moved(s.expert.navigation_E, 2, len(Direction) - 1)),
+     "expert: navigation", "5 at row"),
     ("light bits", lambda s: track(s, lights_T=moved(s.tracks[0].lights_T, 2, 32)), "track leader: lights", "bits"),
     ("trigger", lambda s: track(s, trigger=Trigger(np.nan, 0, 2)), "track leader: trigger", "NaN"),
     # time

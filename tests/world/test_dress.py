@@ -1,6 +1,7 @@
 """Dressing recordings: nothing of the log is lost, nothing unsaid is made up, the recorded ego never hits."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from senna2.rollouts import drive
 from senna2.types import AgentClass, Direction, InputError, VehicleShape
 from senna2.world.clip import load_clip, save_clip
 from senna2.world.dress import dress, dress_log, read_log
-from senna2.world.dress_map import lane_changes
+from senna2.world.dress_map import build_map, lane_changes
 from senna2.world.importers.log import LoggedLane, RecordedLog
 from senna2.world.importers.restricted_pickle import load_restricted
 from senna2.world.scene import BRAKE
@@ -195,8 +196,25 @@ def test_lane_changes_are_annotated_where_neighbours_are_known(side, change):
     assert found[10] == Direction.STRAIGHT
     assert (found[30:54] == change).all()
     assert (found[60:] == Direction.STRAIGHT).all()
+    bikes = (lanes[0], dataclasses.replace(lanes[1], kind="cycle"))
+    assert (lane_changes(dataclasses.replace(log, lanes=bikes), 30) == Direction.STRAIGHT).all()
     bare = tuple(dataclasses.replace(lane, left=None, right=None) for lane in lanes)
     assert (lane_changes(dataclasses.replace(log, lanes=bare), 30) == Direction.STRAIGHT).all()
+
+
+def test_a_bike_lane_is_kept_as_such_and_nobody_s_neighbour(tmp_path):
+    folder = write_argoverse2(tmp_path / "log")
+    file = next((folder / "map").glob("*.json"))
+    content = json.loads(file.read_text())
+    mine = content["lane_segments"]["1"]
+    content["lane_segments"]["9"] = {**mine, "id": 9, "lane_type": "BIKE", "successors": [], "left_neighbor_id": 1}
+    mine["right_neighbor_id"] = 9
+    file.write_text(json.dumps(content))
+    log = read_log(folder)
+    assert [lane.right for lane in log.lanes if lane.id == "1"] == ["9"]  # as it is written there
+    lanes = {lane.id: lane for lane in build_map(log, log.ego_pose_F3[:, :2]).lanes}
+    assert {name: lane.kind for name, lane in lanes.items()} == {"1": "car", "2": "car", "3": "car", "9": "cycle"}
+    assert (lanes["1"].right, lanes["9"].left) == (None, None)
 
 
 def test_a_declared_area_gives_kerbs_and_judgement(tiny_av2):

@@ -171,6 +171,13 @@ def test_lanes_lines_and_placeholder_limits(tmp_path):
     assert read_metadrive(write_pickle(tmp_path / "s.pkl", content)).lanes[1].speed_limit == pytest.approx(10.0)
 
 
+def test_a_bike_lane_is_no_car_lane(tmp_path):
+    content = scenario()
+    content["map_features"]["bikes"] = {**content["map_features"]["lane_a"], "type": "LANE_BIKE_LANE"}
+    log = read_metadrive(write_pickle(tmp_path / "s.pkl", content))
+    assert {lane.id: lane.kind for lane in log.lanes} == {"lane_a": "car", "lane_b": "car", "bikes": "cycle"}
+
+
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
@@ -264,7 +271,21 @@ def test_bad_argoverse2_files_are_named(tmp_path):
     fails(maps, b'{"lane_segments": {}}', "pedestrian_crossings")
     content = json.loads(good[maps])
     del content["lane_segments"]["1"]["left_lane_boundary"]
-    fails(maps, json.dumps(content).encode(), "left_lane_boundary")
+    fails(maps, json.dumps(content).encode(), "lane 1 lacks 'left_lane_boundary'")
+    for kind, name, entry, field, value in (
+        ("lane_segments", "1", "lane 1", "left_lane_boundary", []),
+        ("lane_segments", "2", "lane 2", "right_lane_boundary", [{"x": "east", "y": 0.0}]),
+        ("lane_segments", "2", "lane 2", "right_lane_boundary", 7),
+        ("pedestrian_crossings", "8", "crossing 8", "edge1", []),
+        ("drivable_areas", "7", "drivable area 7", "area_boundary", [{"x": 1.0, "y": {}}]),
+    ):
+        content = json.loads(good[maps])
+        content[kind][name][field] = value
+        fails(maps, json.dumps(content).encode(), f"log_map_archive.*{entry} is malformed")
+    content = json.loads(good[maps])
+    point = content["lane_segments"]["1"]["left_lane_boundary"][:1]
+    content["lane_segments"]["1"] |= {"left_lane_boundary": 2 * point, "right_lane_boundary": 2 * point}
+    fails(maps, json.dumps(content).encode(), "lane 1 .*no length")
 
     table = feather.read_table(boxes)
     feather.write_feather(table.drop_columns(["qw"]), boxes)
@@ -273,6 +294,14 @@ def test_bad_argoverse2_files_are_named(tmp_path):
     holed[5] = np.nan
     feather.write_feather(table.set_column(table.column_names.index("tx_m"), "tx_m", pa.array(holed)), boxes)
     fails(boxes, boxes.read_bytes(), "annotations.feather: position.*NaN")
+    for path in (boxes, ego):
+        table = feather.read_table(path)
+        for name in ("qw", "qx", "qy", "qz"):
+            turned = table[name].to_numpy().copy()
+            turned[5] = 0.0
+            table = table.set_column(table.column_names.index(name), name, pa.array(turned))
+        feather.write_feather(table, path)
+        fails(path, path.read_bytes(), f"{path.name}: rotation: .*zero quaternion in row 5")
     feather.write_feather(feather.read_table(ego).slice(0, 100), ego)
     fails(ego, ego.read_bytes(), "do not cover")
     maps.unlink()

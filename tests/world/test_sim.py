@@ -190,6 +190,30 @@ def test_drivable_boundary_stands_in_for_missing_kerbs_only_if_it_holds_the_expe
     assert rollout.off_road_F is None
 
 
+def test_a_boundary_is_not_believed_if_the_recorded_ego_drives_over_a_hole_in_the_area() -> None:
+    """The hole is narrower than the car: no corner is ever in it."""
+    scene = Scene.fake()
+
+    def box(x0: float, x1: float, y0: float, y1: float) -> Array:
+        return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+
+    holed = (box(-40, 400, -2.15, -0.5), box(-40, 400, 0.5, 5.65), box(-40, 20, -0.5, 0.5), box(21, 400, -0.5, 0.5))
+    for drivable, held in ((holed, False), ((*holed, box(20, 21, -0.5, 0.5)), True)):
+        cut = dataclasses.replace(scene, map=dataclasses.replace(scene.map, kerbs=(), drivable=drivable))
+        rollout = drive(Expert(), cut, policy_name="expert")
+        assert rollout.contacts == ()
+        assert rollout.has_kerbs is held
+        assert (rollout.off_road_F is not None) is held
+
+
+def test_a_route_without_length_is_refused() -> None:
+    for traffic in ("replay", "idm"):
+        for route in (np.zeros((2, 2)), np.ones((3, 2))):
+            scene = dataclasses.replace(Scene.fake(), route_P2=route, speed_limit_P=np.ones(len(route)))
+            with pytest.raises(InputError, match="route: needs two points"):
+                Simulator(scene, SimConfig(traffic=traffic))
+
+
 def test_off_road_and_straddling() -> None:
     scene = Scene.fake()
     sim = Simulator(dataclasses.replace(scene, map=dataclasses.replace(scene.map, kerbs=())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import pytest
 
 from senna2.frames import points_to_ego, points_to_world, project_to_polyline
 from senna2.types import Array, EgoState, InputError, Trajectory, VehicleShape
+from senna2.world.lqr import LqrTracker
 from senna2.world.sim import TRACKERS
 from senna2.world.vehicle import (
     PlanTracker,
@@ -249,6 +251,30 @@ def test_both_trackers_follow_an_arc_and_a_lane_change(
     beside = drive_along(tracker, v, curvature, frames, noise)
     assert np.abs(beside).max() < within
     assert np.abs(beside[-10:]).max() < 0.15
+
+
+def test_lqr_takes_the_end_of_a_plan_for_no_braking() -> None:
+    for points in range(1, 31):
+        plan = Trajectory.fake(8.0).first(points)
+        accel, steer = LqrTracker().command(EgoState(0, 0, 0, 8.0), plan, SHAPE, LIMITS)
+        assert accel == pytest.approx(0.0, abs=1e-6), points
+        assert steer == 0.0
+
+
+@pytest.mark.parametrize("points", [2, 3, 5, 30])
+@pytest.mark.parametrize("side", [1, -1])
+def test_lqr_stays_on_the_arc_of_a_short_plan(points: int, side: int) -> None:
+    radius, v = 20.0, 5.0
+    turned = v * 0.1 * np.arange(1, points + 1) / radius
+    plan = Trajectory(radius * np.stack([np.sin(turned), side * (1 - np.cos(turned))], 1), 0.1)
+    steer = side * math.atan(SHAPE.wheelbase / radius)
+    assert LqrTracker().command(EgoState(0, 0, 0, v, 0.0, steer), plan, SHAPE, LIMITS)[1] == pytest.approx(steer, 0.01)
+
+
+def test_every_limit_must_be_able_to_act() -> None:
+    for field in dataclasses.fields(VehicleLimits):
+        with pytest.raises(InputError, match=f"VehicleLimits.{field.name}"):
+            dataclasses.replace(LIMITS, **{field.name: 0.0}).validate()
 
 
 # --- following exactly, and old plans

@@ -61,6 +61,8 @@ class PolicyGradient:
     gamma: float = 0.9  # a frame
     lam: float = 0.95
     ttc_s: float = 3.0
+    # GRPO [ours]: of a clip's returns. Divided by less, a centimetre of progress would count as much as a collision.
+    least_spread: float = 0.05
 
 
 class Critic(nn.Module):
@@ -139,7 +141,7 @@ def choices_of(
     """The choices before anything was touched, and how the drives went."""
     drives = [drive for group in groups for drive in group]
     returns = [np.array([drive_return(r, config.ttc_s) for r, _ in group]) for group in groups]
-    ranked = np.concatenate([among_group(r) for r in returns])
+    ranked = np.concatenate([among_group(r, config.least_spread) for r in returns])
     at = [choices_in(r) for r, _ in drives]
     if not any(len(a) for a in at):
         raise TrainingError("policy gradient: no drive holds a choice")

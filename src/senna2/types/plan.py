@@ -48,6 +48,7 @@ class Trajectory:
 
     def validate(self) -> Self:
         check_shape(self.points_T2, (None, 2), "Trajectory.points_T2")
+        require(len(self.points_T2) >= 1, "Trajectory.points_T2", "holds no point; a plan needs at least one")
         check_finite(self.points_T2, "Trajectory.points_T2")
         check_finite(self.dt, "Trajectory.dt")
         require(self.dt > 0, "Trajectory.dt", "must be positive")

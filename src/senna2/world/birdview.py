@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -55,3 +57,14 @@ def bird_view(
     if plan is not None:
         draw.line(pixels(np.vstack([np.zeros((1, 2)), plan.points_T2])), fill=PLAN, width=2)
     return np.asarray(image)
+
+
+def mosaic(pictures: Sequence[Array]) -> Array:
+    """Pictures side by side, top aligned, on black."""
+    height, width = max(p.shape[0] for p in pictures), sum(p.shape[1] for p in pictures)
+    sheet = np.zeros((height, width, 3), np.uint8)
+    x = 0
+    for p in pictures:
+        sheet[: p.shape[0], x : x + p.shape[1]] = p
+        x += p.shape[1]
+    return sheet

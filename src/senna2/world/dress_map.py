@@ -5,14 +5,16 @@ Legend: F frames, P points of a line, Q corners of a polygon (open ring), N thin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import shapely
 
 from senna2.frames import along_polyline, sample_polyline
-from senna2.geometry import box_of, corners
+from senna2.geometry import box_of
 from senna2.types import Array, Direction
 from senna2.world.importers.log import LoggedLane, RecordedLog
-from senna2.world.judge import drivable_union
+from senna2.world.judge import drivable_union, holds_boxes
 from senna2.world.scene import Lane, LaneMap
 
 REACH = 120.0  # m around the route that a clip keeps of the map
@@ -30,10 +32,10 @@ def build_map(log: RecordedLog, route_P2: Array) -> LaneMap:
     """
     near = shapely.LineString(route_P2).buffer(REACH)
     kept = [lane for lane in log.lanes if shapely.LineString(lane.centre_P2).intersects(near)]
-    ids = {lane.id for lane in kept}
-    lanes = tuple(_lane(lane, ids) for lane in kept)
+    kinds = {lane.id: lane.kind for lane in kept}
+    lanes = tuple(_lane(lane, kinds) for lane in kept)
     area = drivable_area(log)
-    known = area is not None and _holds_ego(area, log)
+    known = area is not None and holds_boxes(area, box_of(log.ego_pose_F3, log.ego_shape))
     kerbs = _kerbs(area, lanes, near) if area is not None and known else ()
     return LaneMap(
         lanes=lanes,
@@ -62,10 +64,12 @@ def lane_polygon(lane: LoggedLane | Lane) -> Array:
     return np.asarray(strip.exterior.coords)[:-1]
 
 
-def _lane(lane: LoggedLane, ids: set[str]) -> Lane:
+def _lane(lane: LoggedLane, kinds: Mapping[str, str]) -> Lane:
+    """`kinds`: of the lanes that are kept. A neighbour is one to change to, so only one of the same kind counts."""
+    left, right = (n if n is not None and kinds.get(n) == lane.kind else None for n in (lane.left, lane.right))
     return Lane(
-        lane.id, lane.centre_P2, lane_polygon(lane), lane.speed_limit, tuple(s for s in lane.successors if s in ids),
-        lane.left if lane.left in ids else None, lane.right if lane.right in ids else None, lane.in_junction,
+        lane.id, lane.centre_P2, lane_polygon(lane), lane.speed_limit, tuple(s for s in lane.successors if s in kinds),
+        left, right, lane.in_junction, lane.kind,
     )  # fmt: skip
 
 
@@ -81,12 +85,6 @@ def line_parts(geometry: shapely.Geometry, shortest: float = 0.5) -> list[Array]
         for p in parts
         if p.geom_type in ("LineString", "LinearRing") and p.length > shortest
     ]
-
-
-def _holds_ego(area: shapely.Geometry, log: RecordedLog) -> bool:
-    shapely.prepare(area)
-    boxes_F42 = corners(box_of(log.ego_pose_F3, log.ego_shape))
-    return bool(shapely.covers(area, shapely.polygons(boxes_F42)).all())
 
 
 def _kerbs(area: shapely.Geometry, lanes: tuple[Lane, ...], near: shapely.Geometry) -> tuple[Array, ...]:
@@ -153,10 +151,12 @@ def lane_changes(log: RecordedLog, ahead: int) -> Array:
 
 
 def _lane_at(pose_3: Array, lanes: tuple[LoggedLane, ...], agree_rad: float = 0.6) -> str | None:
-    """The lane under the rear axle that runs the ego's way; the one whose sense agrees best."""
+    """The car lane under the rear axle that runs the ego's way; the one whose sense agrees best."""
     best, found = agree_rad, None
     point = shapely.Point(pose_3[:2])
     for lane in lanes:
+        if lane.kind != "car":
+            continue
         ring = lane_polygon(lane)
         if not ((ring.min(0) <= pose_3[:2]).all() and (ring.max(0) >= pose_3[:2]).all()):
             continue

@@ -45,7 +45,7 @@ class MapJudge:
         kerbs: Sequence[Array] = lane_map.kerbs
         if not kerbs and area is not None:
             # [ours, EVALUATION.md] no kerb lines: the boundary of an area that holds the whole recorded ego stands in.
-            held = all(area.outside_m(c) == 0 for c in corners(expert_boxes))
+            held = holds_boxes(drivable_union(lane_map.drivable), expert_boxes)
             kerbs = drivable_boundary(lane_map) if held else ()
             area = area if held else None
         self.kerbs = Lines(kerbs)
@@ -74,6 +74,12 @@ def drivable_union(polygons: Sequence[Array]) -> shapely.Geometry:
     """The area of these rings (P, 2); slivers under 0.2 m between them belong to it."""
     joined = shapely.union_all([shapely.make_valid(shapely.Polygon(p)) for p in polygons])
     return joined.buffer(0.1, join_style="mitre").buffer(-0.1, join_style="mitre")
+
+
+def holds_boxes(area: shapely.Geometry, boxes_N5: Array) -> bool:
+    """Whether an area holds every box whole: its corners alone would pass over a hole between them."""
+    shapely.prepare(area)
+    return bool(shapely.covers(area, shapely.polygons(corners(boxes_N5))).all())
 
 
 def drivable_boundary(lane_map: LaneMap) -> tuple[Array, ...]:

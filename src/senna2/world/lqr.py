@@ -51,8 +51,12 @@ class LqrTracker:
         """v_N = v + T·a; the least q (v_N - v_plan)² + r a²."""
         t = dt * np.arange(len(way_T) + 1)
         way = np.concatenate([[0.0], way_T])
-        ends = np.interp((self.horizon_s - 0.2, self.horizon_s + 0.2), t, way)
-        wanted = max(float(ends[1] - ends[0]) / 0.4, 0.0)
+        # Of a plan that ends before, its last speed: beyond the end there is no way to read one off.
+        early = max(self.horizon_s + 0.2 - float(t[-1]), 0.0)
+        high = self.horizon_s + 0.2 - early
+        low = max(self.horizon_s - 0.2 - early, 0.0)
+        ends = np.interp((low, high), t, way)
+        wanted = max(float(ends[1] - ends[0]) / min(0.4, high), 0.0)
         gain = self.q_speed * self.horizon_s / (self.q_speed * self.horizon_s**2 + self.r_accel)
         accel = gain * (wanted - state.v)
         return min(max(accel, limits.min_accel), limits.max_accel)
@@ -99,8 +103,9 @@ class LqrTracker:
         ahead = points_T2[np.concatenate([[True], np.diff(way_T) > 1e-3])]
         step = np.diff(ahead, axis=0)
         length = np.hypot(*step.T)
-        if len(length) < 2:
-            return np.array([0.0, 1.0]), np.zeros(2), 0.0, 0.0
+        if len(length) < 2:  # too few for a fit: the arc from the car through the last one
+            x, y = (float(c) for c in ahead[-1])
+            return np.array([0.0, 1.0]), np.full(2, 2 * y / (x * x + y * y)), 0.0, 0.0
         course = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
         between = 0.5 * (length[:-1] + length[1:])
         bend = np.diff(course)
@@ -118,8 +123,8 @@ class LqrTracker:
         heading = first - float(curvature[0]) * (float(ahead[0, 0]) + 0.5 * length[0])
         fitted = first - 0.5 * float(curvature[0]) * length[0]  # at the first point
         rest = ahead[: min(use, len(ahead))]
-        x = rest[:, 0] - rest[0, 0]
-        drift = rest[:, 1] - x * math.tan(fitted) - 0.5 * float(curvature[0]) * x**2
+        along = rest[:, 0] - rest[0, 0]
+        drift = rest[:, 1] - along * math.tan(fitted) - 0.5 * float(curvature[0]) * along**2
         at_first = float(np.mean(drift[:3]))
         back = float(rest[0, 0])
         side = at_first - back * math.tan(0.5 * (fitted + heading))

@@ -6,7 +6,7 @@ import numpy as np
 
 from senna2.compiled import njit
 from senna2.frames import along_polyline
-from senna2.types import Array
+from senna2.types import Array, require
 
 NEAR_M = 40.0  # how far from its last position an ego is looked for
 PROLONGED_M = 300.0  # a route goes straight on beyond its ends, so that progress does not stop at them
@@ -14,13 +14,17 @@ SAME_WAY = 0.5  # cosine: within 60 degrees
 
 
 class Route:
-    """The told polyline and positions along it; 0 is where the expert starts, so that clips compare."""
+    """The told polyline and positions along it; 0 is where the expert starts, so that clips compare.
+
+    Raises `InputError` for one without length.
+    """
 
     def __init__(self, route_P2: Array, start_2: Array) -> None:
         line = np.asarray(route_P2, np.float64)
         given_s_P = along_polyline(line)
         keep = np.concatenate([[True], np.hypot(*np.diff(line, axis=0).T) > 1e-6])
         self._line_P2 = line = line[keep]
+        require(len(line) >= 2, "route", "needs two points apart; give the polyline to be driven")
         first, last = line[1] - line[0], line[-1] - line[-2]
         before = line[0] - first / np.hypot(*first) * PROLONGED_M
         after = line[-1] + last / np.hypot(*last) * PROLONGED_M

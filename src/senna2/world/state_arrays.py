@@ -7,12 +7,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from senna2.types import Array, Contact, EgoState, InputError
+from senna2.types import Array, Contact, EgoState, InputError, require
 from senna2.world.sim import SimState, Simulator
 from senna2.world.traffic import AgentsState
 from senna2.world.traffic.base import frozen
 
 MEMORY = "agents/"  # prefix of what the controllers remember
+FIXED = frozenset({
+    "step", "ego_6", "boxes_A6", "lights_A", "contact_C4", "contact_undecided_C", "contact_id_C", "contact_kind_C",
+    "touched_ids", "ignored_ids", "done", "ttc_s", "flags_2", "progress_m", "past_step_M", "past_ego_M6",
+    "past_boxes_MA6", "past_lights_MA",
+})  # fmt: skip
+SIZE_SLACK_M = 1e-3
 UNKNOWN = -1  # of a flag that the map does not answer
 
 
@@ -44,26 +50,38 @@ def state_to_arrays(state: SimState) -> dict[str, Array]:
     }
 
 
+def require_fits(simulator: Simulator, agents: AgentsState, ego: EgoState, where: str) -> None:
+    """Raise `InputError` if these agents, beside that ego, are of another clip or traffic than the simulator's."""
+    ids, last = simulator.traffic.ids, simulator.last_step
+    here, asked = f"clip {simulator.scene.meta.name} has", "was it taken in another clip?"
+    found = len(agents.boxes_A6)
+    require(found == len(ids), where, f"has {found} agents, {here} {len(ids)}; {asked}")
+    require(np.shape(agents.boxes_A6) == (found, 6), where, f"boxes_A6 has shape {np.shape(agents.boxes_A6)}; {asked}")
+    require(0 <= agents.step <= last, where, f"is at frame {agents.step}, {here} frames 0 to {last}; {asked}")
+    size_of = {t.id: (t.length, t.width) for t in simulator.scene.tracks}
+    for name, size in zip(ids, agents.boxes_A6[:, 3:5].tolist(), strict=True):  # NaN of who is not there
+        wanted = size_of.get(name, size)
+        if max(abs(a - b) for a, b in zip(size, wanted, strict=True)) > SIZE_SLACK_M:
+            length, width = wanted
+            there = f"agent {name} is {size[0]:.2f} × {size[1]:.2f} m"
+            raise InputError(f"{where}: {there}, {here} it of {length:.2f} × {width:.2f} m; {asked}")
+    memory, expected = sorted(agents.memory), sorted(simulator.traffic.initial(agents.step, ego).memory)
+    if memory != expected:
+        raise InputError(
+            f"{where}: its traffic remembers {memory}, that of '{simulator.config.traffic}' {expected}; "
+            "go on with the SimConfig.traffic it was taken with"
+        )
+
+
 def state_from_arrays(simulator: Simulator, arrays: Mapping[str, Array]) -> SimState:
     """The state again. Raises `InputError` if an array is missing, or if they come from another clip or traffic."""
     where = f"state of clip {simulator.scene.meta.name}"
-    needed = {"step", "ego_6", "boxes_A6", "lights_A", "contact_C4", "touched_ids", "done", "past_boxes_MA6"}
-    if missing := needed - set(arrays):
+    if missing := FIXED - set(arrays):
         raise InputError(f"{where}: {sorted(missing)} missing; give what state_to_arrays returned")
-    step = int(arrays["step"])
-    agents = len(simulator.traffic.ids)
-    if arrays["boxes_A6"].shape != (agents, 6) or not 0 <= step <= simulator.last_step:
-        raise InputError(
-            f"{where}: boxes_A6 {arrays['boxes_A6'].shape} at frame {step} fits no clip of {agents} agents "
-            f"and {simulator.last_step} frames; was the state saved from another clip?"
-        )
+    step, ego = int(arrays["step"]), _ego(arrays["ego_6"])
     memory = {n.removeprefix(MEMORY): _kept(v) for n, v in arrays.items() if n.startswith(MEMORY)}
-    expected = set(simulator.traffic.initial(0, _ego(arrays["ego_6"])).memory)
-    if set(memory) != expected:
-        raise InputError(
-            f"{where}: its traffic remembers {sorted(memory)}, that of '{simulator.config.traffic}' "
-            f"{sorted(expected)}; restore with the SimConfig.traffic it was saved with"
-        )
+    agents = AgentsState(step, _kept(arrays["boxes_A6"]), _kept(arrays["lights_A"]), memory)
+    require_fits(simulator, agents, ego, where)
     off_road, straddling = (None if f == UNKNOWN else bool(f) for f in arrays["flags_2"])
     moments = zip(
         arrays["past_step_M"], arrays["past_boxes_MA6"], arrays["past_lights_MA"], arrays["past_ego_M6"], strict=True
@@ -71,8 +89,8 @@ def state_from_arrays(simulator: Simulator, arrays: Mapping[str, Array]) -> SimS
     return SimState(
         step=step,
         t_s=step * simulator.config.dt,
-        ego=_ego(arrays["ego_6"]),
-        agents=AgentsState(step, _kept(arrays["boxes_A6"]), _kept(arrays["lights_A"]), memory),
+        ego=ego,
+        agents=agents,
         contacts=_contacts(arrays),
         touched_ids=frozenset(str(i) for i in arrays["touched_ids"]),
         ignored_ids=frozenset(str(i) for i in arrays["ignored_ids"]),

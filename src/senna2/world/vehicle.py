@@ -7,7 +7,7 @@ the plan mirrors every number exactly.
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from typing import Protocol
 
@@ -32,7 +32,7 @@ class VehicleLimits:
     steer_lag_s: float = 0.1
 
     def validate(self) -> VehicleLimits:
-        for name in ("max_steer", "max_steer_rate", "max_accel", "max_jerk", "accel_lag_s", "steer_lag_s"):
+        for name in (f.name for f in fields(self) if f.name != "min_accel"):
             require(getattr(self, name) > 0, f"VehicleLimits.{name}", "must be positive")
         require(self.min_accel < 0, "VehicleLimits.min_accel", "must be negative")
         return self

@@ -44,7 +44,7 @@ def check_columns(scene: Scene) -> Iterator[Finding]:
         yield error("expert: v", "holds NaN", "give a speed at every pose")
     for name in ("direction", "navigation"):
         values = getattr(e, f"{name}_E")
-        bad = np.flatnonzero((values < 0) | (values >= len(Direction)))
+        bad = np.flatnonzero(~np.isin(values, [int(d) for d in Direction if d >= 0]))  # UNKNOWN is no command
         if len(bad):
             yield error(f"expert: {name}", f"holds {values[bad[0]]} at row {bad[0]}", "use the five directions")
 

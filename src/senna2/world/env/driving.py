@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from senna2.types import PLAN_DT, PLAN_STEPS, Array, EgoState, InputError, Trajectory, VehicleShape, require
-from senna2.world.birdview import bird_view
+from senna2.world.birdview import bird_view, mosaic
 from senna2.world.env.library import ClipLibrary, Clips
 from senna2.world.env.observations import flat_observation, observation_space
 from senna2.world.render.base import Renderer
 from senna2.world.sim import DEFAULT_CONFIG, SimConfig, SimState, Simulator
+from senna2.world.state_arrays import require_fits
 from senna2.world.vehicle import shift_plan
 
 ENV_ID = "senna2/Clip-v0"
@@ -29,12 +30,12 @@ REWARD_WEIGHTS = {"progress": 1.0, "contact": -20.0, "off_road": -10.0, "close":
 
 @dataclass(frozen=True, eq=False)
 class EnvState:
-    """Everything an episode goes on from: which clip, the simulator's state, the plan last driven (for pictures), and
-    the generator that draws the next clips. Plain data, can be pickled."""
+    """Everything an episode goes on from: which clip, the simulator's state, the plan last driven with where and when
+    (s) it was made (for pictures), and the generator that draws the next clips. Plain data, can be pickled."""
 
     clip: int
     sim: SimState
-    plan: Trajectory | None
+    plan: tuple[Trajectory, EgoState, float] | None
     rng: Mapping[str, Any]
 
 
@@ -52,7 +53,7 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
     Raises `InputError` for unknown names, clips that cannot be read, and clips whose rigs differ (images only).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}  # type: ignore[misc]
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(
         self,
@@ -77,12 +78,13 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
         self.obs, self.render_mode, self.plan_every = obs, render_mode, plan_every
         changes: dict[str, Any] = {"traffic": traffic, "vehicle": vehicle, "tracker": tracker}
         self.config = dataclasses.replace(config, **{k: v for k, v in changes.items() if v is not None}).validate()
+        self.metadata = {**self.metadata, "render_fps": 1 / (self.config.dt * plan_every)}  # one picture a step
         self._renderer, self._keep = renderer, keep
         self._sims: OrderedDict[int, Simulator] = OrderedDict()
         self._clip = -1
         self._sim: Simulator | None = None
         self._state: SimState | None = None
-        self._plan: Trajectory | None = None
+        self._planned: tuple[Trajectory, EgoState, float] | None = None
         self.action_space = spaces.Box(-PLAN_REACH_M, PLAN_REACH_M, (PLAN_STEPS, 2), np.float32)
         self.observation_space = observation_space(obs, self.clips.rig if obs == "images" else None)
 
@@ -105,9 +107,7 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
         assert self._sim is not None
         saved: SimState | None = options.get("state")
         if saved is not None:
-            found, wanted = len(saved.agents.boxes_A6), len(self._sim.traffic.ids)
-            here = f"clip {self._sim.scene.meta.name} has {wanted}; was it taken in another clip?"
-            require(found == wanted, "DrivingEnv: reset option 'state'", f"has {found} agents, {here}")
+            require_fits(self._sim, saved.agents, saved.ego, "DrivingEnv: reset option 'state'")
         self._state = saved if saved is not None else self._sim.reset(options.get("start"), options.get("t_s", 0.0))
         return self._observe(), self._info(self._state)
 
@@ -116,12 +116,12 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
         shape, wanted = np.shape(action), (PLAN_STEPS, 2)
         require(shape == wanted, "DrivingEnv: action", f"has shape {shape}, expected {wanted}")
         begin, ends = state, False
-        self._plan = Trajectory(np.asarray(action, np.float64), PLAN_DT)
+        whole = Trajectory(np.asarray(action, np.float64), PLAN_DT)
+        self._planned = whole, begin.ego, begin.t_s
         parts = dict.fromkeys(REWARD_WEIGHTS, 0.0)
         for _ in range(self.plan_every):
             before = state
-            plan = self._plan if before is begin else shift_plan(self._plan, begin.ego, before.ego,
-                                                                 before.t_s - begin.t_s)  # fmt: skip
+            plan = shift_plan(whole, begin.ego, before.ego, before.t_s - begin.t_s)
             state = self._state = sim.step(before, plan)
             for name, value in _reward(before, state).items():
                 parts[name] += value
@@ -138,7 +138,8 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
         if self.render_mode is None:
             return None
         sim, state = self._running()
-        top = bird_view(sim.scene, state.ego, state.agents.boxes_A6, sim.traffic.classes_A, self._plan)
+        boxes, classes = state.agents.boxes_A6, sim.traffic.classes_A
+        top = bird_view(sim.scene, state.ego, boxes, classes, self._plan_left(state), t_s=state.t_s)
         if self.obs == "state":
             return top
         newest = [v[-1] for v in sim.observe(state, images=True, state_obs=False).images.values()]
@@ -164,12 +165,12 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
     def get_state(self) -> EnvState:
         """The instant now, to come back to any number of times by `set_state`, here or in another environment over
         the same clips."""
-        return EnvState(self._clip, self._running()[1], self._plan, self.np_random.bit_generator.state)
+        return EnvState(self._clip, self._running()[1], self._planned, self.np_random.bit_generator.state)
 
     def set_state(self, state: EnvState) -> dict[str, Any]:
         """Go back to an instant; returns its observation. From here on everything happens as it did from there."""
         self._play(state.clip)
-        self._state, self._plan = state.sim, state.plan
+        self._state, self._planned = state.sim, state.plan
         self.np_random.bit_generator.state = state.rng
         return self._observe()
 
@@ -186,12 +187,21 @@ class DrivingEnv(gymnasium.Env[dict[str, Any], Array]):
         self._sims.move_to_end(index)
         while len(self._sims) > self._keep:
             self._sims.popitem(last=False)
-        self._clip, self._sim, self._plan = index, self._sims[index], None
+        self._clip, self._sim, self._planned = index, self._sims[index], None
 
     def _running(self) -> tuple[Simulator, SimState]:
         if self._sim is None or self._state is None:
             raise InputError("DrivingEnv: call reset first")
         return self._sim, self._state
+
+    def _plan_left(self, state: SimState) -> Trajectory | None:
+        """What is left of the plan last driven, in the present ego frame."""
+        if self._planned is None:
+            return None
+        plan, made_at, made_s = self._planned
+        gone_s = state.t_s - made_s
+        over = gone_s > plan.dt * (len(plan.points_T2) - 1) + 1e-6
+        return None if over else shift_plan(plan, made_at, state.ego, gone_s)
 
     def _info(self, state: SimState) -> dict[str, Any]:
         """boxes: (6,) rows of the agents in the world, zeros where absent; ttc_s inf where there is none. One type a
@@ -226,14 +236,3 @@ def _reward(before: SimState, state: SimState) -> dict[str, float]:
         "close": float(state.ttc_s < 1.0),
         "harsh": float(abs(state.ego.a) > 4.0),
     }
-
-
-def mosaic(pictures: Sequence[Array]) -> Array:
-    """Pictures side by side, top aligned, on black."""
-    height, width = max(p.shape[0] for p in pictures), sum(p.shape[1] for p in pictures)
-    sheet = np.zeros((height, width, 3), np.uint8)
-    x = 0
-    for p in pictures:
-        sheet[: p.shape[0], x : x + p.shape[1]] = p
-        x += p.shape[1]
-    return sheet

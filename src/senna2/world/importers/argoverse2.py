@@ -9,7 +9,7 @@ raster is therefore not needed. The map says what is drivable.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def read_argoverse2(path: Path) -> RecordedLog:
     origin_2 = position_F3[0, :2].copy()
     pose_F3 = np.column_stack([position_F3[:, :2] - origin_2, _yaw(rotation_F)])
 
-    in_ego = Rotation.from_quat(_stack(boxes, _QUAT, f"{path / _ANNOTATIONS}: rotation"))
+    in_ego = _rotation(boxes, f"{path / _ANNOTATIONS}: rotation")
     in_city = rotation_F[frame_N] * in_ego
     centre_N3 = (
         rotation_F[frame_N].apply(_stack(boxes, _XYZ, f"{path / _ANNOTATIONS}: position")) + position_F3[frame_N]
@@ -125,6 +125,13 @@ def _stack(columns: Mapping[str, Array], names: Iterable[str], where: str) -> Ar
     return values
 
 
+def _rotation(columns: Mapping[str, Array], where: str) -> Rotation:
+    quat_N4 = _stack(columns, _QUAT, where)
+    norm_N = np.linalg.norm(quat_N4, axis=1)
+    require(norm_N.min() > 1e-6, where, f"is a zero quaternion in row {norm_N.argmin()}; copy the log again")
+    return Rotation.from_quat(quat_N4)
+
+
 def _clock(stamp_N: Array, where: str) -> tuple[Array, Array]:
     """Sweep stamps (F,) on a uniform 10 Hz grid and each row's frame; a missing sweep is a frame without objects."""
     stamp_N = stamp_N.astype(np.int64)
@@ -142,7 +149,7 @@ def _clock(stamp_N: Array, where: str) -> tuple[Array, Array]:
 
 def _ego_poses(ego: Mapping[str, Array], stamp_F: Array, where: str) -> tuple[Array, Rotation]:
     """Ego position and rotation at the sweeps, interpolated between the file's ~180 Hz poses."""
-    position, quat = _stack(ego, _XYZ, f"{where}: position"), _stack(ego, _QUAT, f"{where}: rotation")
+    position, rotation = _stack(ego, _XYZ, f"{where}: position"), _rotation(ego, f"{where}: rotation")
     stamp, first = np.unique(ego["timestamp_ns"].astype(np.int64), return_index=True)
     tolerance_ns = 10_000_000
     covered = stamp[0] - tolerance_ns <= stamp_F[0] and stamp_F[-1] <= stamp[-1] + tolerance_ns
@@ -154,7 +161,7 @@ def _ego_poses(ego: Mapping[str, Array], stamp_F: Array, where: str) -> tuple[Ar
     t = (stamp - stamp[0]) * 1e-9  # integer ns first: float64 seconds of an epoch lose precision
     t_F = np.clip((stamp_F - stamp[0]) * 1e-9, 0.0, t[-1])
     at_F = np.stack([np.interp(t_F, t, position[first, i]) for i in range(3)], -1)
-    return at_F, Slerp(t, Rotation.from_quat(quat[first]))(t_F)
+    return at_F, Slerp(t, rotation[first])(t_F)
 
 
 def _yaw(rotation: Rotation) -> Array:
@@ -185,22 +192,38 @@ def _map(path: Path, origin_2: Array) -> dict[str, Any]:
     try:
         content = json.loads(files[0].read_text())
         segments = {str(k): v for k, v in content["lane_segments"].items()}
-        lanes = tuple(_lane(k, v, segments, origin_2) for k, v in segments.items())
+        lanes = _each(at, "lane", segments, lambda k, v: _lane(k, v, segments, origin_2))
         dividers, centre_lines = _painted(segments, origin_2)
-        crossings = tuple(_crossing(c, origin_2) for c in content["pedestrian_crossings"].values())
-        areas = [open_ring(_xy(a["area_boundary"], origin_2)) for a in content["drivable_areas"].values()]
+        crossings = _each(at, "crossing", content["pedestrian_crossings"], lambda _, c: _crossing(c, origin_2))
+        areas = _each(at, "drivable area", content["drivable_areas"], lambda _, a: _area(a, origin_2))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{at}: truncated or no JSON ({error}); copy the log again") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{at}: map entry lacks {error}; is it an Argoverse 2 log map?") from None
     drivable = tuple(a for a in areas if len(a) >= 3) or None
     return {
-        "lanes": lanes,
+        "lanes": tuple(lanes),
         "dividers": dividers,
         "centre_lines": centre_lines,
-        "crossings": crossings,
+        "crossings": tuple(crossings),
         "drivable": drivable,
     }
+
+
+def _each(at: str, kind: str, entries: Mapping[str, Any], read: Callable[[str, Any], Any]) -> list[Any]:
+    """What `read` makes of each entry's id and content. Raises `InputError` naming the bad one."""
+    done = []
+    for name, entry in entries.items():
+        try:
+            done.append(read(name, entry))
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+            raise InputError(f"{at}: {kind} {name} {what}; copy the log again") from None
+    return done
+
+
+def _area(area: Mapping[str, Any], origin_2: Array) -> Array:
+    return open_ring(_xy(area["area_boundary"], origin_2))
 
 
 def _xy(points: Iterable[Mapping[str, float]], origin_2: Array) -> Array:
@@ -213,23 +236,27 @@ def _lane(name: str, segment: Mapping[str, Any], segments: Mapping[str, Any], or
     share = np.linspace(0, 1, max(2, int(max(along_polyline(left)[-1], along_polyline(right)[-1]) / 2.0) + 1))
     centre = (_at_share(left, share) + _at_share(right, share)) / 2
     ring = np.concatenate([left, right[::-1]])
+    line = without_repeats(centre)
+    if len(line) < 2:
+        raise ValueError("its boundaries have no length")
 
     def neighbour(side: str) -> str | None:
         """Neighbours may run the other way: the left one of a two-way street does. Only equal senses count."""
         other = str(segment[f"{side}_neighbor_id"])
         if other not in segments:
             return None
-        line = _xy(segments[other]["left_lane_boundary"], origin_2)
-        return other if float((line[-1] - line[0]) @ (centre[-1] - centre[0])) > 0 else None
+        beside = _xy(segments[other]["left_lane_boundary"], origin_2)
+        return other if float((beside[-1] - beside[0]) @ (centre[-1] - centre[0])) > 0 else None
 
     return LoggedLane(
         id=name,
-        centre_P2=without_repeats(centre),
+        centre_P2=line,
         polygon_Q2=ring,
         successors=tuple(str(s) for s in segment["successors"] if str(s) in segments),
         left=neighbour("left"),
         right=neighbour("right"),
         in_junction=bool(segment["is_intersection"]),
+        kind="cycle" if segment["lane_type"] == "BIKE" else "car",
     )
 
 

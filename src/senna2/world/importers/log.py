@@ -37,7 +37,8 @@ class LoggedTrack:
 
 @dataclass(frozen=True, eq=False)
 class LoggedLane:
-    """A lane of the recording's map. polygon_Q2 is None where only the centre line is known. speed_limit m/s or NaN."""
+    """A lane of the recording's map. polygon_Q2 is None where only the centre line is known. speed_limit m/s or NaN.
+    kind: one of `scene.LANE_KINDS`."""
 
     id: str
     centre_P2: Array
@@ -47,6 +48,7 @@ class LoggedLane:
     left: str | None = None
     right: str | None = None
     in_junction: bool = False
+    kind: str = "car"
 
 
 @dataclass(frozen=True, eq=False)

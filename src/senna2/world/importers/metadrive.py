@@ -222,6 +222,7 @@ def _lane(name: str, feature: Mapping[str, Any], origin_2: Array, at: str) -> Lo
         name, centre, ring, float(kmh) / 3.6 if known and kmh is not None else float("nan"),
         tuple(str(s) for s in feature.get("exit_lanes") or ()), _neighbour(feature.get("left_neighbor")),
         _neighbour(feature.get("right_neighbor")), in_junction=ring is None,
+        kind="cycle" if feature.get("type") == "LANE_BIKE_LANE" else "car",
     )  # fmt: skip
 
 

@@ -49,8 +49,8 @@ class Motion:
 class IdmTraffic:
     """Traffic "idm". Parked agents (under 1 m of way in the log) stay; all exist while their log does.
 
-    Memory: path_A, s_A, v_A, a_A (`Motion`), driven_A (the agent has left its recording), here_A (it has appeared: an
-    agent whose place is taken when its log begins waits until it is free).
+    Memory: path_A, s_A, v_A, d_A, a_A (`Motion`), driven_A (the agent has left its recording), here_A (it has appeared:
+    an agent whose place is taken when its log begins waits until it is free).
     """
 
     def __init__(self, scene: Scene, dt: float, frames: int) -> None:

@@ -175,8 +175,10 @@ class MobilTraffic(IdmTraffic):
                 continue
             s_j, d_j = self._on(path, boxes_N6[j, :2])
             on_lane = abs(d_j) < boxes_N6[j, 4] / 2 + half[1] + 0.3
-            if on_lane and s_j <= s + half[0] and (best is None or s_j > best[1]):
-                best = (j, s_j, s - half[0] - s_j - float(boxes_N6[j, 3]) / 2)
+            half_j = float(boxes_N6[j, 3]) / 2
+            # Up to where it would be a leader: a long one is beside `a` even if its middle is before a's front.
+            if on_lane and s_j <= s + max(half[0], half_j) and (best is None or s_j > best[1]):
+                best = (j, s_j, s - half[0] - s_j - half_j)
         return best
 
 

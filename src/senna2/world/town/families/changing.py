@@ -107,8 +107,7 @@ def merge(c: Draft) -> None:
     assert c.place.goal is not None
     assert c.roads.main.drop is not None
     c.busy = (c.place.goal,)
-    begins = c.roads.main.drop[0] if isinstance(c.roads.main.drop, tuple) else c.roads.main.drop.s_from
-    c.command_s = max(begins - rng.uniform(46.0, 54.0), 1.6 * c.v0)
+    c.command_s = max(c.roads.main.drop.s_from - rng.uniform(46.0, 54.0), 1.6 * c.v0)
     meet = (c.command_s + 17.0) / c.v0
     pace = c.v0 * rng.uniform(1.0, 1.15)
     kind, look = c.vehicle()
