@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from senna2.recipes import queue
 from senna2.recipes.queue import Job, Queue, QueueError, alone_in, run_queue
 from senna2.types import InputError
 
@@ -154,6 +156,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_queue import slow
+from senna2.recipes import queue
 from senna2.recipes.queue import Job, Queue, run_queue
 if __name__ == "__main__":
     folder = Path({folder!r})
@@ -210,3 +213,30 @@ def test_what_a_job_costs_is_the_time_of_its_processor_and_not_of_the_clock(tmp_
     assert queue.seconds() == {"nap": known["cpu_seconds"]}
     del known["cpu_seconds"]  # as a queue of before
     assert queue.seconds() == {"nap": known["seconds"]}
+
+
+def test_what_an_interrupted_job_had_cost_is_added(tmp_path):
+    """Its queue was killed: the child had left on disk what it had spent. A job that begins anew forgets it."""
+    job = Job("nap", nap, (tmp_path / "nap",), (tmp_path / "nap",))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "nap.cpu").write_text("700.0")
+    Queue.of(tmp_path, [job]).note("nap", state="running")
+    _run(tmp_path, [job], side_by_side=1)
+    assert 700 < Queue.of(tmp_path, [job]).seconds()["nap"] < 760
+    (tmp_path / "nap").unlink()
+    _run(tmp_path, [job], side_by_side=1)
+    assert Queue.of(tmp_path, [job]).seconds()["nap"] < 60
+
+
+def test_a_job_tells_what_it_spends_while_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "KEEP_TIME_S", 0.01)
+    over = threading.Event()
+    thread = threading.Thread(target=queue._keep_time, args=(tmp_path / "job.cpu", 700.0, over))
+    thread.start()
+    for _ in range(500):
+        if (tmp_path / "job.cpu").exists():
+            break
+        time.sleep(0.01)
+    over.set()
+    thread.join()
+    assert queue._spent(tmp_path / "job.cpu") > 700

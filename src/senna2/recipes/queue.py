@@ -27,12 +27,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from senna2.config import fingerprint, load_json, to_dict
-from senna2.files import write_json
+from senna2.files import write_json, written_whole
 from senna2.types import InputError
 from senna2.workers import one_thread_each
 
 SCHEMA = "senna2.queue/1"
 CHILD_FAILED = 1
+KEEP_TIME_S = 5.0
 
 
 class QueueError(RuntimeError):
@@ -238,6 +239,7 @@ def _clear_stale(queue: Queue, name: str) -> None:
     known = queue.state.get(name, {})
     if known.get("key") == queue.keys[name] and known.get("state") != "done":
         return  # interrupted: the job itself goes on where it stopped
+    _spent_of(_log_of(queue.folder, name)).unlink(missing_ok=True)
     for path in (*queue.jobs[name].outputs, *queue.jobs[name].clears):
         if path.is_dir():
             shutil.rmtree(path)
@@ -274,9 +276,32 @@ def _context(queue: Queue) -> Any:
 def _child(job: Job, log: Path, teller: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_the_queue, daemon=True).start()
+    spent, before = _spent_of(log), _spent(_spent_of(log))
+    over = threading.Event()
+    threading.Thread(target=_keep_time, args=(spent, before, over), daemon=True).start()
     error = _call(job, log)
-    teller.send(time.process_time())
+    over.set()
+    teller.send(before + time.process_time())
     sys.exit(CHILD_FAILED if error else 0)
+
+
+def _spent_of(log: Path) -> Path:
+    return log.with_suffix(".cpu")
+
+
+def _spent(file: Path) -> float:
+    """CPU seconds of a job's earlier, interrupted runs."""
+    try:
+        return float(file.read_text())
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _keep_time(file: Path, before: float, over: threading.Event) -> None:
+    """A kill leaves no time to tell: what was spent until then is on disk."""
+    while not over.wait(KEEP_TIME_S):
+        with contextlib.suppress(OSError), written_whole(file) as fresh:
+            fresh.write_text(f"{before + time.process_time():.1f}")
 
 
 def _end_with_the_queue() -> None:
