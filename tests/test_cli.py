@@ -269,7 +269,6 @@ def test_a_period_asks_the_vlm_as_often_as_it_says(whole_clip, tmp_path):
             ("eval", "perception", "--policy", "senna2", "--scenes", "core/test", "--out", "x.json", "--seed", "1"),
             "--seed: has no effect here (the perception heads draw nothing)",
         ),
-        (("scene", "make", "--seed", "3", "--out", "x"), "--seed 3: names one clip of one family; give --family"),
         (("list", "colours"), "'colours' is no kind of item; kinds are"),
         (("run", "--recipe", "grand"), "--recipe grand: unknown; there are"),
         (("train", "1a", "--recipe", "grand", "--out", "x"), "--recipe grand: unknown; there are"),

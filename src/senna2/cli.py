@@ -96,7 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--set", dest="group", default="core", metavar="SET", help="core (default) or extended")
     make.add_argument("--split", default="test")
     make.add_argument("--count", type=_at_least(1), default=1)
-    make.add_argument("--seed", type=_at_least(0), help="one clip of exactly this scene seed")
+    make.add_argument("--seed", type=_at_least(0), help="one clip of exactly this scene seed (without --family: of the "
+                      "set's first)")  # fmt: skip
     make.add_argument("--duration", type=float, metavar="S", help="length in s, up to 40 (default: the family's)")
     make.add_argument("--out", type=Path, required=True)
     make.add_argument("--json", action="store_true")

@@ -90,8 +90,6 @@ def make_verb(
         raise InputError(f"--count {count}: must be at least 1")
     if seed is not None and count != 1:
         raise InputError(f"--seed {seed}: names one clip; drop --count {count}")
-    if seed is not None and len(families) > 1:
-        raise InputError(f"--seed {seed}: names one clip of one family; give --family")
     if seed is None:
         made = make_clips(split, count, out, families, duration_s=duration_s, anew=True)
     else:
