@@ -212,7 +212,7 @@ def in_turn(clips: Sequence[Path]) -> list[Path]:
     place: Counter[str] = Counter()
     keys = []
     for clip in clips:
-        family = str(clip_info(clip)["family"])
+        family = str(clip_info(clip).get("family"))  # what a clip lacks is said where it is loaded
         keys.append((place[family], family))
         place[family] += 1
     return [clips[i] for i in sorted(range(len(clips)), key=keys.__getitem__)]
