@@ -79,7 +79,7 @@ class Recipe:
     rerank: Rerank = later(  # stage rad2, of planner "rad2"
         Rerank(Optim(steps=40, batch=128, lr=1e-4), generator=Optim(steps=40, batch=64, lr=1e-5))
     )
-    gradient: PolicyGradient = later(PolicyGradient(Optim(steps=30, batch=48, lr=5e-5)))  # stages grpo and ppo
+    gradient: PolicyGradient = later(PolicyGradient(Optim(steps=30, batch=48, lr=2e-5)))  # stages grpo and ppo
 
 
 def load_recipe(name: str) -> Recipe:

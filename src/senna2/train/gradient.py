@@ -52,11 +52,11 @@ class PolicyGradient:
     """`optim`: of each round."""
 
     optim: Optim
-    rounds: int = 8
+    rounds: int = 16
     clips: int = 5
     group: int = 4  # drives a clip
     hold: int = 8  # frames that a plan is held
-    explore: float = 0.1  # σ, in units of the coefficients' spread
+    explore: float = 0.3  # σ, in units of the coefficients' spread; at .1 nine of ten ratios are soon clipped
     clip: float = 0.2
     gamma: float = 0.9  # a frame
     lam: float = 0.95
