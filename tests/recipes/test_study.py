@@ -11,7 +11,7 @@ import torch
 
 import senna2
 from senna2.config import from_dict, to_dict
-from senna2.data.store import write_part
+from senna2.data.store import samples_of, write_part
 from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.model.vlm.qwen import DrivingVLM
 from senna2.recipes import cache, clips
@@ -20,7 +20,6 @@ from senna2.recipes.kept_weights import adopt_weights, keep_weights
 from senna2.recipes.own_drives import DRIVEN
 from senna2.recipes.results import Study, baselines, results, results_tiny, unguarded
 from senna2.recipes.rows import Kept, least_class_share, spoken
-from senna2.recipes.stages import samples_of
 from senna2.recipes.study import FULL, SHOWN, SIDE, clip_list, measured_by, plan_study
 from senna2.recipes.study_report import unmeasured
 from senna2.registry import make_policy

@@ -143,3 +143,9 @@ def _load(path: Path, n: int, *, mmap: bool = False) -> Any:
     if held != n:
         raise InputError(f"{path}: holds {held} samples, part.json says {n}; delete its folder and make them again")
     return value
+
+
+def samples_of(folder: Path, clips: Sequence[Path], *, images: bool = True) -> SampleStore:
+    """Those of these clips alone: the folder may hold others of an earlier run. A clip may have left none."""
+    parts = [c.name for c in clips if (folder / c.name / "part.json").is_file()]
+    return SampleStore(folder, images=images, parts=parts)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from senna2.data.store import SampleStore
+from senna2.data.store import samples_of
 from senna2.demonstrations import Replay, collect
 from senna2.evaluate.closed_loop import clip_row, closed_loop
 from senna2.evaluate.consistency import consistency, nobody_decides
@@ -28,7 +28,7 @@ from senna2.recipes.instructed import instructed_of, plan_instructed
 from senna2.registry import find_checkpoint, listing, make_policy
 from senna2.rollouts import PolicySpec, drive_several
 from senna2.sample_plans import plan_samples
-from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape, require
+from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape
 from senna2.workers import run_jobs, worker_count
 from senna2.world.clip import clip_info, clip_meta, find_clips
 from senna2.world.town.families import SETS, SPLITS
@@ -57,9 +57,7 @@ def open_loop_samples(clips: Sequence[Path], folder: Path, *, every: int, most: 
 
 def chosen_samples(clips: Sequence[Path], folder: Path, *, most: int, images: bool = True) -> Samples:
     """At most `most` of the samples of these clips, spread evenly; without images where only states are needed."""
-    parts = [c.name for c in clips if (folder / c.name / "part.json").is_file()]  # one may have left none
-    require(len(parts) > 0, str(folder), "no clip left a sample; see its counts")
-    store = SampleStore(folder, images=images, parts=parts)
+    store = samples_of(folder, clips, images=images)
     chosen = np.unique(np.linspace(0, len(store) - 1, min(most, len(store))).round().astype(int))
     return store.take(chosen)
 

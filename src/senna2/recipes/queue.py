@@ -276,7 +276,8 @@ def _context(queue: Queue) -> Any:
 def _child(job: Job, log: Path, teller: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_the_queue, daemon=True).start()
-    spent, before = _spent_of(log), _spent(_spent_of(log))
+    spent = _spent_of(log)
+    before = _spent(spent)
     over = threading.Event()
     threading.Thread(target=_keep_time, args=(spent, before, over), daemon=True).start()
     error = _call(job, log)

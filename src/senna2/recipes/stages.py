@@ -18,7 +18,7 @@ import torch
 from senna2.abreast import drive_abreast
 from senna2.config import fingerprint, load_json, to_dict
 from senna2.data.qa import corpus
-from senna2.data.store import SampleStore
+from senna2.data.store import SampleStore, samples_of
 from senna2.demonstrations import Drives, collect
 from senna2.files import write_json
 from senna2.model.policy import DualSystem, PolicyConfig
@@ -246,11 +246,6 @@ def demonstration_samples(
         counts.update({k: v for k, v in load_json(out / "counts.json").items() if k != "kept_from_before"})
     write_json(out / "counts.json", dict(sorted(counts.items())))
     return samples_of(out, clips)
-
-
-def samples_of(folder: Path, clips: Sequence[Path]) -> SampleStore:
-    """Those of these clips alone: the folder may hold others of an earlier run. A clip may have left none."""
-    return SampleStore(folder, parts=[c.name for c in clips if (folder / c.name / "part.json").is_file()])
 
 
 def train_verb(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from senna2.config import fingerprint, load_json, to_dict
+from senna2.data.store import samples_of
 from senna2.evaluate.results import write_results
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
@@ -30,7 +31,7 @@ from senna2.recipes.measure import (
 from senna2.recipes.media import PAIR, family_videos, story_figures
 from senna2.recipes.results import Study, baselines, baselines_tiny, results, results_tiny
 from senna2.recipes.rows import Kept
-from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, samples_of, with_adapter
+from senna2.recipes.stages import demonstration_samples, new_policy, run_stage, with_adapter
 from senna2.recipes.study import plan_study
 from senna2.recipes.study_report import run_study, unmeasured
 from senna2.report.page import write_report

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from senna2.data.store import samples_of
 from senna2.demonstrations import Drives, Replay, collect
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
@@ -20,7 +21,7 @@ from senna2.recipes.config import Recipe
 from senna2.recipes.driven import drive_group, load_rollouts, save_plans, save_rollouts
 from senna2.recipes.measure import FORCED, chosen_samples, clip_shapes, configured, plan_policy
 from senna2.recipes.rows import measure_row, save_row
-from senna2.recipes.stages import new_policy, run_stage, samples_of, with_adapter, with_planner
+from senna2.recipes.stages import new_policy, run_stage, with_adapter, with_planner
 from senna2.report.weighed import weighed_figure
 from senna2.train.stage1 import vlm_of
 from senna2.types import PLAN_DT, Decision, Direction, Samples, Speed

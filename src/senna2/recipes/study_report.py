@@ -178,9 +178,9 @@ def _verdict(claim: Mapping[str, Any]) -> str:
 
 
 def _publish(out: Path, publish: Path) -> None:
-    captions = out / "figures" / "captions.json"  # first: a figure whose words are missing cannot be kept
+    words = out / "figures" / "captions.json"  # first: a figure whose words are missing cannot be kept
     pages = [out / name for name in ("claims.json", "README.md", "systems.md")]
-    for file in (captions, *(p for name in ("figures", "videos") for p in (out / name).rglob("*.*")), *pages):
+    for file in (words, *(p for name in ("figures", "videos") for p in (out / name).rglob("*.*")), *pages):
         copy_file(file, publish / file.relative_to(out))
     write_text(publish / "results.json", a_line_each(load_json(out / "results.json")))
 

@@ -59,8 +59,8 @@ def begin_rounds(policy: DualSystem, out: Path, *, resume: bool) -> int:
 def end_round(policy: DualSystem, out: Path, row: dict[str, float]) -> None:
     """A line of `out/log.jsonl`, and the policy in `out/round-k` until the next round is whole."""
     number = int(row["round"])
+    append_row(out / "log.jsonl", row)  # before: `begin_rounds` drops the row of a round that is not whole
     policy.save_pretrained(out / f"round-{number}", {})
-    append_row(out / "log.jsonl", row)
     shutil.rmtree(out / f"round-{number - 1}", ignore_errors=True)
 
 

@@ -70,7 +70,8 @@ class Stage2:
 
 
 JUDGED = ("consistent", "coverage", "decision_entropy")  # of the samples that nobody forced
-SUMS = ("own", "known", "right", "skipped", "skipped_right", *JUDGED, "planning", "vlm", "shortfall")
+TALLY = ("own", "known", "right", "skipped", "skipped_right")  # samples, of which `derive` makes shares
+SUMS = (*TALLY, *JUDGED, "planning", "vlm", "shortfall")
 EXPERT = tuple(f"expert/{c}" for c in SPEED_CLASSES)
 SAID = tuple(f"says/{c}" for c in SPEED_CLASSES)
 TINY = 1e-9  # a window may hold counterfactual samples alone
@@ -183,7 +184,7 @@ class OpenLoopAlignment(SampleStage):
         """Shares of the samples whose decision is the VLM's own, its accuracy on those whose label is known;
         `skipped_accuracy`: how often it is right where nothing is learned, a wrong decision agreed upon being the blind
         spot of the method; F1 per class. Names with an underscore."""
-        own, known, right, skipped, skipped_right = (row.pop(name) for name in SUMS[:5])
+        own, known, right, skipped, skipped_right = (row.pop(name) for name in TALLY)
         row |= {name: row[name] / max(own, TINY) for name in (*JUDGED, *EXPERT, *SAID)}
         row |= {"accuracy": right / max(known, TINY)}
         row |= {"skipped_accuracy": skipped_right / skipped} if skipped > 0 else {}
