@@ -16,7 +16,7 @@ from senna2.recipes.measure import FORCED
 from senna2.recipes.queue import Queue
 from senna2.recipes.results import Study
 from senna2.recipes.rows import SHOWCASE, Kept, Row, least_class_share, load_row
-from senna2.recipes.study import BASELINES, COSTS, FULL, SHOWN, SIDE, row_jobs
+from senna2.recipes.study import BASELINES, COSTS, FULL, SHOWN, SIDE, figure_jobs, row_jobs
 from senna2.recipes.study_jobs import forced_name
 from senna2.report.figures import forced_drives_figure, relative_speed_figure
 from senna2.report.media import Figure
@@ -68,14 +68,10 @@ def gather(study: Study, queue: Queue, out: Path, kept: Kept | None) -> Found:
     speeds = {name: _relative_speeds(found.suites.get(name, {})) for name in SHOWN}
     if all(speeds.values()):
         found.figures["figure-4"] = relative_speed_figure(speeds)
-    for name in PEERS:
-        figure = _weighed_figure(queue, name) or kept_figure(kept, f"weighed-{name}", queue)
+    for name, job in figure_jobs(study).items():
+        figure = _drawn_figure(queue, job) or kept_figure(kept, name, queue.keys[job])
         if figure is not None:
-            found.figures[f"weighed-{name}"] = figure
-    for name in SHOWN:
-        figure = _forced_figure(study, queue, out, name) or kept_figure(kept, f"figure-A1-{name}", queue)
-        if figure is not None:
-            found.figures[f"figure-A1-{name}"] = figure
+            found.figures[name] = figure
     return found
 
 
@@ -103,27 +99,19 @@ def costs_of(queue: Queue, out: Path, kept: Kept | None) -> dict[str, Any]:
     return dict(load_json(kept.folder / "costs.json")) if kept is not None and kept_costs(queue, kept) else {}
 
 
-def figure_job(name: str, queue: Queue) -> str:
-    """The job behind a figure that is drawn from a job's output; empty for one that is made from the rows."""
-    if name.startswith("weighed-"):
-        return f"weighed/{name.removeprefix('weighed-')}"
-    policy = name.removeprefix("figure-A1-")
-    return next((j for j in queue.jobs if j.startswith("forced/") and j.endswith(f"/{policy}") and policy != name), "")
-
-
-def captions(figures: Mapping[str, Figure], queue: Queue) -> dict[str, dict[str, str]]:
+def captions(figures: Mapping[str, Figure], study: Study, queue: Queue) -> dict[str, dict[str, str]]:
     """What captions.json keeps of each figure: its words, and the key of the job that it shows."""
+    keys = {name: queue.keys[job] for name, job in figure_jobs(study).items()}
     words = {name: {"title": figure.title, "caption": figure.caption} for name, figure in figures.items()}
-    keys = {name: queue.keys.get(figure_job(name, queue)) for name in figures}
-    return {name: words[name] | ({"key": key} if key else {}) for name, key in keys.items()}
+    return {name: told | ({"key": keys[name]} if name in keys else {}) for name, told in words.items()}
 
 
-def kept_figure(kept: Kept | None, name: str, queue: Queue) -> Figure | None:
+def kept_figure(kept: Kept | None, name: str, key: str) -> Figure | None:
     """The one published before, if it is of this key: its drives are on another machine."""
     if kept is None or not (kept.folder / "figures" / f"{name}.svg").is_file():
         return None
     words = load_json(kept.folder / "figures" / "captions.json").get(name, {})
-    if words.get("key") != queue.keys[figure_job(name, queue)]:
+    if words.get("key") != key:
         return None
     svg = (kept.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8").strip()
     return Figure(words["title"], words["caption"], svg)
@@ -137,19 +125,15 @@ def drives_of(queue: Queue, out: Path, what: str, label: str, name: str) -> list
     return [r for job in jobs for r in load_rollouts(out / f"{job}.npz")]
 
 
-def _weighed_figure(queue: Queue, name: str) -> Figure | None:
-    """Drawn by its job: the weights it was drawn with are elsewhere."""
-    if not queue.finished(f"weighed/{name}"):
+def _drawn_figure(queue: Queue, job: str) -> Figure | None:
+    """From what a job of `figure_jobs` left, if it is here."""
+    if not queue.finished(job):
         return None
-    drawn = load_json(queue.jobs[f"weighed/{name}"].outputs[0])
-    return Figure(drawn["title"], drawn["caption"], drawn["svg"])
-
-
-def _forced_figure(study: Study, queue: Queue, out: Path, name: str) -> Figure | None:
-    seed = study.seeds[0]
-    if not queue.finished(f"forced/{seed}/{name}"):
-        return None
-    rollouts = load_rollouts(out / "forced" / str(seed) / f"{name}.npz")
+    output = queue.jobs[job].outputs[0]
+    if output.suffix == ".json":  # drawn by the job: the weights it was drawn with may be elsewhere
+        drawn = load_json(output)
+        return Figure(drawn["title"], drawn["caption"], drawn["svg"])
+    name, rollouts = job.split("/")[-1], load_rollouts(output)
     modes: dict[Speed | None, list[Rollout]] = {
         s: [r for r in rollouts if r.policy == forced_name(name, s)] for s in (None, *FORCED)
     }

@@ -16,13 +16,13 @@ from senna2.recipes.arms import PEERS, TRAINERS
 from senna2.recipes.claims import claims, evidence
 from senna2.recipes.config import run_mark
 from senna2.recipes.costs import with_minutes
-from senna2.recipes.found import Found, captions, costs_of, drives_of, figure_job, gather, kept_costs, kept_figure
+from senna2.recipes.found import Found, captions, costs_of, drives_of, gather, kept_costs, kept_figure
 from senna2.recipes.kept_weights import adopt_weights, keep_weights
 from senna2.recipes.measure import headline
 from senna2.recipes.queue import Queue, QueueError, alone_in, run_queue
 from senna2.recipes.results import Study
 from senna2.recipes.rows import SHOWCASE, Kept
-from senna2.recipes.study import COSTS, SHOWN, measured_by, plan_study, row_jobs
+from senna2.recipes.study import COSTS, SHOWN, WEIGHED, figure_jobs, measured_by, plan_study, row_jobs
 from senna2.recipes.systems import systems_page
 from senna2.report.markdown import results_page
 from senna2.report.media import Video
@@ -79,11 +79,10 @@ def _run_study(study: Study, out: Path, workers: int, only: Sequence[str], publi
 def unmeasured(study: Study, queue: Queue, kept: Kept | None) -> list[str]:
     """Jobs whose rows (and figures) are not kept under the same key; with what they need they are all that is left."""
     rows = [n for n in measured_by(study, queue) if kept is None or not kept.has(n, queue.keys[n])]
-    first = study.seeds[0]
-    ours = study.table == "results"
-    drawn = {name: f"{'figure-A1' if ours else 'weighed'}-{name}" for name in (SHOWN if ours else PEERS)}
-    figures = [figure_job(figure, queue) for name, figure in drawn.items()
-               if f"rows/{first}/{name}" in rows or kept_figure(kept, figure, queue) is None]  # fmt: skip
+    first, ours = study.seeds[0], study.table == "results"
+    figures = [job for figure, job in figure_jobs(study).items() if figure.startswith(WEIGHED) != ours
+               and (f"rows/{first}/{job.split('/')[-1]}" in rows or kept_figure(kept, figure, queue.keys[job]) is None)
+               ]  # fmt: skip
     return [*rows, *figures, *([] if ours or kept_costs(queue, kept) else [COSTS])]
 
 
@@ -126,13 +125,13 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     write_results(out / "results.json", results)
     write_json(out / "claims.json", judged)
     folder = out / "figures"
-    write_json(folder / "captions.json", captions(figures, queue))
+    write_json(folder / "captions.json", captions(figures, study, queue))
     for name, figure in figures.items():
         write_text(folder / f"{name}.svg", figure.svg + "\n")
-    shown = {n: figure for n, figure in figures.items() if not n.startswith("weighed-")}  # those are of systems.md
+    shown = {n: figure for n, figure in figures.items() if not n.startswith(WEIGHED)}  # those are of systems.md
     by_path = {f"figures/{name}.svg": figure for name, figure in shown.items()}
     write_text(out / "README.md", results_page(results, judged, by_path))
-    drawn = {name.removeprefix("weighed-"): figure for name, figure in figures.items() if name.startswith("weighed-")}
+    drawn = {name.removeprefix(WEIGHED): figure for name, figure in figures.items() if name.startswith(WEIGHED)}
     write_text(out / "systems.md", systems_page(drawn))
     write_report(results, out, media=[*shown.values(), *videos])
     if publish is not None:

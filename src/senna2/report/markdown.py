@@ -8,7 +8,7 @@ from typing import Any
 from senna2.registry import BUILT_IN
 from senna2.report.claimed import claims_section
 from senna2.report.media import Figure
-from senna2.report.tables import interval, number, verdict
+from senna2.report.tables import clips_driven, fewer_clips, interval, number, verdict
 
 Json = Mapping[str, Any]
 Column = tuple[str, str]  # "suite.metric", heading
@@ -161,17 +161,15 @@ def _table(results: Json, title: str, lead: str, rows: Sequence[str], columns: S
 
 def _fewer(results: Json, rows: Sequence[str]) -> list[str]:
     """Which rows of a table stand on fewer clips or training seeds than others."""
-    driven = {row: results["policies"].get(row, {}).get("closed_loop", {}).get("af_cr") for row in rows}
-    found = {row: value for row, value in driven.items() if value is not None}
-    most = max((v["n"] for v in found.values()), default=0)
+    driven = clips_driven(results, rows)
+    most = max(driven.values(), default=0)
     clips: dict[int, list[str]] = {}
-    for row, value in found.items():
-        if value["n"] < most:
-            clips.setdefault(value["n"], []).append(f"`{row}`")
+    for row, n in fewer_clips(results, rows).items():
+        clips.setdefault(n, []).append(f"`{row}`")
     told = [f"* {', '.join(names)}: closed loop over {n} of the {most} clips; beside the others only under Comparisons"
             for n, names in clips.items()]  # fmt: skip
-    once = [f"`{row}`" for row, value in found.items() if row.split()[0] not in BUILT_IN["policies"]
-            and len(value["per_seed"]) < len(results["seeds"])]  # fmt: skip
+    once = [f"`{row}`" for row in driven if row.split()[0] not in BUILT_IN["policies"]
+            and len(results["policies"][row]["closed_loop"]["af_cr"]["per_seed"]) < len(results["seeds"])]  # fmt: skip
     return told + ([f"* {', '.join(once)}: not all of the training seeds yet"] if once else [])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -84,13 +84,17 @@ def _cell(value: Mapping[str, Any] | None, notes: _Notes, best: bool) -> str:
     return f'<td{" class=best" if best else ""} title="{escape(hint)}">{inner}</td>'
 
 
-def fewer_clips(results: Mapping[str, Any]) -> dict[str, int]:
-    """How many clips those policies drove that drove fewer than others did: their closed loop is not to be compared."""
-    driven = {
-        p: suites.get("closed_loop", {}).get("af_cr", {}).get("n", 0) for p, suites in results["policies"].items()
-    }
-    most = max(driven.values(), default=0)
-    return {p: n for p, n in driven.items() if 0 < n < most}
+def clips_driven(results: Mapping[str, Any], policies: Iterable[str]) -> dict[str, int]:
+    """How many clips each of `policies` drove, of those that drove any."""
+    known = ((p, results["policies"].get(p, {}).get("closed_loop", {}).get("af_cr") or {}) for p in policies)
+    return {p: rate["n"] for p, rate in known if rate.get("n")}
+
+
+def fewer_clips(results: Mapping[str, Any], policies: Iterable[str] | None = None) -> dict[str, int]:
+    """How many clips those of `policies` (none: all) drove that drove fewer than others of them did: their closed loop
+    is not to be compared."""
+    driven = clips_driven(results, results["policies"] if policies is None else policies)
+    return {p: n for p, n in driven.items() if n < max(driven.values())}
 
 
 def _best(metric: str, values: Mapping[str, Mapping[str, Any] | None], fewer: Collection[str]) -> set[str]:
