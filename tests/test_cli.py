@@ -21,7 +21,7 @@ from senna2 import cli, doctor, registry
 from senna2.evaluate.results import validate_results
 from senna2.model.policy import DualSystem, PolicyConfig
 from senna2.model.vlm.qwen import DrivingVLM
-from senna2.recipes.measure import each_period
+from senna2.recipes.measure import rows_of
 from senna2.rollouts import drive
 from senna2.train.loop import TrainingError
 from senna2.types import Rig, Samples
@@ -228,6 +228,8 @@ def test_eval_drives_once_a_vlm_period(run, whole_clip, tmp_path):
         (("eval", "perception", *words[2:], "--vlm-period", "1"), "--vlm-period: is for `eval closed`"),
         ((*words, "--vlm-period", "0"), "--vlm-period 0: must be a positive"),
         ((*words[:3], "idm", *words[5:], "--vlm-period", "1"), "none of ['idm'] has a VLM"),
+        ((*words, "--device", "gpu"), "device gpu: cannot be used (Expected one of cpu, cuda"),
+        (("eval", "perception", *words[2:], "--device", "gpu"), "device gpu: cannot be used"),
     ):
         code, _, line = run(*words_again, "--out", tmp_path / "no.json")
         assert (code, says in line) == (2, True), line
@@ -239,11 +241,20 @@ def test_a_period_asks_the_vlm_as_often_as_it_says(whole_clip, tmp_path):
     policy = DualSystem(PolicyConfig(obs="state", dim=32, blocks=1), clip.rig, vlm=DrivingVLM.tiny(seed=0))
     policy.fit_planner(Samples.fake(64))
     policy.save_pretrained(tmp_path / "p", {})
-    rows = each_period({"p": str(tmp_path / "p")}, [1.0])
+    rows = rows_of({"p": str(tmp_path / "p")}, [1.0])
     driven = drive(rows["p (VLM 1 s)"](), clip, policy_name="p")
     planned = np.arange(len(driven) - 1)
     assert len(planned) > 12
     np.testing.assert_allclose(driven.decision_age_F[:-1], 0.1 * (planned % 10), atol=1e-6)
+
+
+def test_checkpoints_compute_where_they_are_told_to(tmp_path):
+    policy = DualSystem(PolicyConfig(obs="state", dim=32, blocks=1), Rig.fake(), hidden_size=8, seed=0)
+    policy.fit_planner(Samples.fake(64))
+    policy.save_pretrained(tmp_path / "p", {})
+    rows = rows_of({"p": str(tmp_path / "p"), "idm": "idm"}, [], device="meta")  # of shapes alone: it is there always
+    assert rows["p"]().device.type == "meta"
+    assert rows["idm"] == "idm"
 
 
 # ---------------------------------------------------------------- bad use

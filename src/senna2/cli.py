@@ -80,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--vlm-period", type=float, nargs="+", default=[], metavar="S",
                           help="with closed: seconds between two ticks of the VLM, a row of results for each "
                           "(default: the checkpoint's own)")  # fmt: skip
+    evaluate.add_argument("--device", default="cpu", help="where checkpoints compute: cpu (default), cuda, cuda:1 …; "
+                          "every worker process has its copy there")  # fmt: skip
     evaluate.add_argument("--limit", type=_at_least(1), help="at most so many clips (of a split: 60 by default)")
     evaluate.add_argument("--seed", type=_at_least(0), default=0)
     evaluate.add_argument("--workers", type=_at_least(0))
@@ -220,7 +222,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         if args.vlm_period:
             raise InputError("--vlm-period: is for `eval closed`; the perception heads ask no VLM")
         _none_of({"--seed": args.seed or None}, "the perception heads draw nothing")
-        done = perception_verb(args.policy, args.scenes, args.out, limit=args.limit, workers=args.workers)
+        done = perception_verb(args.policy, args.scenes, args.out, limit=args.limit, workers=args.workers,
+                               device=args.device)  # fmt: skip
         return _emit(done, args.json)
     if args.verb == "eval":
         from senna2.recipes.measure import eval_verb
@@ -234,6 +237,7 @@ def _dispatch(args: argparse.Namespace) -> int:
             seed=args.seed,
             workers=args.workers,
             vlm_periods_s=args.vlm_period,
+            device=args.device,
         )
         return _emit(done, args.json)
     if args.verb == "label":

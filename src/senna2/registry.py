@@ -104,12 +104,13 @@ def find_checkpoint(path: Path) -> Path | None:
     return next((f for f in (path, path / "policy") if (f / "config.json").is_file()), None)
 
 
-def make_policy(spec: str, *, forced: Any = None, any_rig: bool = False) -> Any:
+def make_policy(spec: str, *, forced: Any = None, any_rig: bool = False, device: str = "cpu") -> Any:
     """A policy by registered name or `module:attribute`, or from a checkpoint folder (one that holds config.json).
 
     Of a checkpoint: `forced` is a decision for the whole rollout, or a callback `(observation, the VLM's decision) ->
-    Decision | None`; `any_rig` drives with other cameras than those it was trained with. Raises `InputError` for an
-    unknown name, and for these options with a registered driver, which has no decision to override.
+    Decision | None`; `any_rig` drives with other cameras than those it was trained with; `device` (of torch) is where
+    its networks compute, and nothing to a registered driver. Raises `InputError` for an unknown name, a device that is
+    not there, and for `forced` or `any_rig` with a registered driver, which has no decision to override.
     """
     shipped = packaged()
     outside = ":" in spec and not Path(spec).exists()
@@ -122,7 +123,7 @@ def make_policy(spec: str, *, forced: Any = None, any_rig: bool = False) -> Any:
     if (folder / "config.json").is_file():
         from senna2.model.policy import DualSystem  # torch only when a checkpoint is asked for
 
-        return DualSystem.from_pretrained(folder, forced=forced, any_rig=any_rig).eval()
+        return DualSystem.from_pretrained(folder, device, forced=forced, any_rig=any_rig).eval()
     hint = "a folder without config.json" if folder.exists() else "neither a registered policy nor a checkpoint folder"
     known = sorted(listing("policies"))
     raise InputError(f"--policy {spec}: {hint}; registered are {known}{meant(spec, known)}")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from senna2.abreast import drive_abreast
 from senna2.config import load_json
 from senna2.model.batch import Batch
 from senna2.model.policy import DualSystem, PolicyConfig
@@ -13,6 +14,7 @@ from senna2.model.vlm.qwen import DrivingVLM
 from senna2.recipes.clips import make_clips
 from senna2.recipes.gpu import VLM, gpu, gpu_small
 from senna2.recipes.stages import demonstration_samples, new_policy, run_stage
+from senna2.registry import make_policy
 from senna2.train.distributed import Ranks
 from senna2.train.stage1 import vlm_of
 from senna2.types import Rig, Samples
@@ -54,6 +56,18 @@ def test_four_steps_of_every_stage(tmp_path, device):
     assert all(p.dtype == torch.float32 for _, p in policy.policy_parameters())
     assert all(torch.isfinite(p).all() for p in policy.parameters())
     assert np.isfinite(policy.plan_batch(store.take(np.arange(4))).points_NT2).all()
+
+
+@NEEDS_CUDA
+def test_a_card_measures_what_the_cpu_does(tmp_path):
+    """The same plans in open loop and the same drive, to what float32 kernels may differ by."""
+    clip = make_clips("test", 1, tmp_path / "clips")[0]
+    policies = {device: make_policy("senna2", device=device) for device in ("cpu", "cuda")}
+    samples = Samples.fake(16, policies["cpu"].rig)
+    ours, theirs = (p.plan_batch(samples).points_NT2 for p in policies.values())
+    np.testing.assert_allclose(theirs, ours, atol=1e-2)
+    here, there = (drive_abreast(p, [clip], policy_name="senna2")[0] for p in policies.values())
+    np.testing.assert_allclose(there.ego_F6[:20], here.ego_F6[:20], atol=5e-2)
 
 
 def test_mixed_precision_leaves_plans_in_metres_whole():

@@ -343,9 +343,11 @@ class DualSystem(nn.Module):
     def from_pretrained(
         cls, folder: str | Path, device: str | torch.device = "cpu", *, forced: Forced = None, any_rig: bool = False
     ) -> DualSystem:
-        """Load a checkpoint folder; it needs nothing else and is never unpickled (see `pretrained.load`)."""
+        """Load a checkpoint folder; it needs nothing else and is never unpickled (see `pretrained.load`). Raises
+        `InputError` for a damaged one and for a device that is not there."""
         from senna2.model import pretrained
 
+        pretrained.check_device(device)
         policy = pretrained.load(Path(folder)).to(device)
         policy.forced, policy.any_rig = forced, any_rig
         return policy

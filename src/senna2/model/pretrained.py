@@ -93,6 +93,17 @@ def load(folder: Path) -> DualSystem:
     return policy
 
 
+def check_device(device: str | torch.device) -> None:
+    """`InputError` for a device that torch does not know or that is not there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"device {device}: cannot be used ({why}); 'cpu' always can, `senna2 doctor` names a GPU"
+        ) from error
+
+
 def _fill(policy: DualSystem, path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path}: missing; copy the whole checkpoint folder")

@@ -171,13 +171,16 @@ def plan_policy(
     return plans, forced, told, time.perf_counter() - start, ""
 
 
-def _configured(spec: str, vlm_period_s: float | None, forced: Decision | None) -> PolicySpec:
-    return functools.partial(configured, spec, vlm_period_s=vlm_period_s, forced=forced)
+def _configured(spec: str, vlm_period_s: float | None, forced: Decision | None, device: str = "cpu") -> PolicySpec:
+    return functools.partial(configured, spec, vlm_period_s=vlm_period_s, forced=forced, device=device)
 
 
-def configured(spec: str, *, vlm_period_s: float | None = None, forced: Decision | None = None) -> Any:
-    """A checkpoint's policy with its VLM period or a forced decision set (picklable by `functools.partial`)."""
-    policy = make_policy(spec, forced=forced)
+def configured(
+    spec: str, *, vlm_period_s: float | None = None, forced: Decision | None = None, device: str = "cpu"
+) -> Any:
+    """A checkpoint's policy with its VLM period, a forced decision or its device set (picklable by
+    `functools.partial`)."""
+    policy = make_policy(spec, forced=forced, device=device)
     if vlm_period_s is not None:
         policy.memory.period_s = vlm_period_s
     return policy
@@ -233,15 +236,16 @@ def policy_names(specs: Sequence[str]) -> dict[str, str]:
 
 def eval_verb(
     suite: str, specs: Sequence[str], scenes: str, out: Path, *, limit: int | None, seed: int, workers: int | None,
-    vlm_periods_s: Sequence[float] = (),
+    vlm_periods_s: Sequence[float] = (), device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
     """`senna2 eval`: writes the results file and returns its headline.
 
-    `vlm_periods_s`: drive every policy that has a VLM once with each, as a row of its own.
+    `vlm_periods_s`: drive every policy that has a VLM once with each, as a row of its own. `device`: where the networks
+    compute; every worker process has its own copy there.
     """
     workers = worker_count(workers)
     suites = ("consistency", "open", "closed", "control") if suite == "all" else (suite,)
-    named = each_period(policy_names(specs), vlm_periods_s, suites)  # a wrong name fails before anything is driven
+    named = rows_of(policy_names(specs), vlm_periods_s, suites, device)  # a wrong name fails before all driving
     check_writable(out)
     clips = resolve_scenes(scenes, out, limit=limit, workers=workers)
     shapes = clip_shapes(clips)
@@ -267,28 +271,31 @@ def eval_verb(
     return {"results": str(out), **headline(results)}
 
 
-def each_period(
-    named: Mapping[str, str], periods_s: Sequence[float], suites: Sequence[str] = ("closed",)
+def rows_of(
+    named: Mapping[str, str], periods_s: Sequence[float], suites: Sequence[str] = ("closed",), device: str = "cpu"
 ) -> dict[str, PolicySpec]:
     """Name → policy, with a row a VLM period ("senna2 (VLM 0.5 s)") for those that have a VLM; others have no period.
 
-    Raises `InputError` for a wrong name, a period that is no positive number, or another suite: there every decision is
-    fresh.
+    Raises `InputError` for a wrong name, a device that is not there, a period that is no positive number, or a period
+    with another suite: there every decision is fresh.
     """
     if periods_s and tuple(suites) != ("closed",):
         raise InputError("--vlm-period: is for `eval closed`; the other suites ask the VLM anew for every sample")
     for period in periods_s:
         if not 0 < period < np.inf:
             raise InputError(f"--vlm-period {period:g}: must be a positive number of seconds")
-    deciding = {name for name, spec in named.items() if getattr(make_policy(spec), "vlm", None) is not None}
+    rows: dict[str, PolicySpec] = {}
+    deciding = set()
+    for name, spec in named.items():
+        policy = make_policy(spec, device=device)
+        if getattr(policy, "vlm", None) is not None:
+            deciding.add(name)
+        if periods_s and name in deciding:
+            rows |= {f"{name} (VLM {p:g} s)": _configured(spec, p, None, device) for p in periods_s}
+        else:
+            rows[name] = _configured(spec, None, None, device) if hasattr(policy, "device") else spec
     if periods_s and not deciding:
         raise InputError(f"--vlm-period: none of {sorted(named)} has a VLM; name a checkpoint that has one")
-    rows: dict[str, PolicySpec] = {}
-    for name, spec in named.items():
-        if periods_s and name in deciding:
-            rows |= {f"{name} (VLM {p:g} s)": _configured(spec, p, None) for p in periods_s}
-        else:
-            rows[name] = spec
     return rows
 
 

@@ -15,6 +15,7 @@ from senna2.evaluate.metrics import MetricValue
 from senna2.evaluate.stats import Sums, measure
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
+from senna2.model.pretrained import check_device
 from senna2.model.recall import COUNTED, Found, perceived
 from senna2.provenance import provenance
 from senna2.recipes.measure import check_writable, open_loop_samples, policy_names, resolve_scenes
@@ -40,9 +41,11 @@ def perception_quality(samples: Samples, counts_NK: Array) -> dict[str, MetricVa
 
 
 def perception_verb(
-    specs: Sequence[str], scenes: str, out: Path, *, limit: int | None, workers: int | None
+    specs: Sequence[str], scenes: str, out: Path, *, limit: int | None, workers: int | None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Write the file, return its headline. Raises `InputError` for a policy that is no checkpoint or has no heads."""
+    """Write the file, return its headline. Raises `InputError` for a policy that is no checkpoint or has no heads, and
+    for a device that is not there."""
+    check_device(device)
     folders = {name: checkpoint_in(Path(spec)) for name, spec in policy_names(specs).items()}
     workers = worker_count(workers)
     check_writable(out)
@@ -51,7 +54,7 @@ def perception_verb(
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as folder:
         samples = open_loop_samples(clips, Path(folder), every=5, most=5000, workers=workers)
         found = {
-            name: perception_quality(samples, perceived(DualSystem.from_pretrained(where).eval(), samples))
+            name: perception_quality(samples, perceived(DualSystem.from_pretrained(where, device).eval(), samples))
             for name, where in folders.items()
         }
     how = Found()
