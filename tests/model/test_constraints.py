@@ -24,7 +24,7 @@ from senna2.model.planners.constraints import (
     vectorised_loss,
 )
 from senna2.model.planners.knots import spline
-from senna2.types import AgentClass, LaneKind, Samples
+from senna2.types import AgentClass, LaneKind, Samples, VehicleShape
 
 AT = [4, 9, 14, 19, 24, 29]
 T = torch.arange(1, 7) * 0.5
@@ -76,9 +76,9 @@ def test_boundary_is_the_distance_to_the_kerbs():
     kerbs = rng.uniform(-5, 30, (20, 4))
     batch, lines = scene(kerbs), MultiLineString([[k[:2], k[2:]] for k in kerbs])
     knots = torch.tensor(np.cumsum(rng.uniform(0, 4, (6, 2)), 0), dtype=torch.float32)[None]
-    path = [(0.0, 0.0), *knots[0].tolist()]
+    path = [(VehicleShape().centre_offset, 0.0), *centres(knots)[0].tolist()]
     expected, crossed = [], False
-    for i, centre in enumerate(centres(knots)[0].tolist()):
+    for i, centre in enumerate(path[1:]):
         crossed |= LineString(path[i : i + 2]).crosses(lines)
         expected.append(0.0 if crossed else max(0.0, 1.0 - Point(centre).distance(lines)))
     assert float(boundary_loss(knots, batch)) == pytest.approx(np.mean(expected), abs=1e-4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,8 @@ from senna2.model.diffusion import keyed_noise
 from senna2.model.planners.diffusiondrive import CALLS, NOISE_AT, focal
 from senna2.model.planners.genad import gaussian_kl
 from senna2.model.planners.vocabulary import clustered_plans, furthest_plans
-from senna2.types import InputError
+from senna2.model.policy import DualSystem
+from senna2.types import Direction, InputError
 
 
 def _batch(n: int = 6) -> Batch:
@@ -209,6 +213,38 @@ def test_focal_loss_by_hand():
 
 
 # -------------------------------------------------------------------------------------------------------------- GenAD
+
+
+@pytest.mark.parametrize("planner", ["vad", "genad"])
+def test_planners_that_state_steps_state_each_in_its_own_spread(planner, tmp_path):
+    policy, samples = policy_of(planner), bent_samples()
+    knots = samples.future_NT3[:, policy.planner.at_K, :2]
+    steps = np.diff(knots, axis=1, prepend=0 * knots[:, :1])
+    units = (steps - steps.mean(0)) / np.maximum(steps.std(0), 0.05)
+    found = policy.planner.from_steps(torch.tensor(units, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(found, knots, atol=1e-4)
+    policy.save_pretrained(tmp_path / "old")
+    file = tmp_path / "old" / "normalisation.json"
+    fitted = json.loads(file.read_text())
+    del fitted["arrays"]["step_std_K2"]  # a checkpoint of before
+    file.write_text(json.dumps(fitted))
+    old = DualSystem.from_pretrained(tmp_path / "old").planner
+    np.testing.assert_allclose(old.step_std_K2.numpy(), np.repeat(policy.planner.std_K2[:1].numpy(), 6, 0))
+
+
+@pytest.mark.parametrize("planner", ["vad", "genad"])
+def test_without_a_command_they_drive_as_straight_on(planner):
+    policy = stirred(policy_of(planner))
+    samples = bent_samples().take(slice(0, 4))
+    batches = {c: Batch.from_samples(dataclasses.replace(samples, navigation_N=np.full(4, c)))
+               for c in (Direction.STRAIGHT, Direction.TURN_LEFT, Direction.UNKNOWN)}  # fmt: skip
+    before = {c: plan_of(policy, batch) for c, batch in batches.items()}
+    with torch.no_grad():
+        policy.planner.head[-1].bias.view(len(Direction), -1)[Direction.STRAIGHT] += 1.0
+    moved = {c: float((plan_of(policy, batch) - before[c]).abs().max()) for c, batch in batches.items()}
+    assert moved[Direction.UNKNOWN] == pytest.approx(moved[Direction.STRAIGHT], rel=1e-3)
+    assert moved[Direction.UNKNOWN] > 1
+    assert moved[Direction.TURN_LEFT] == 0
 
 
 def test_genad_kl_is_that_of_two_gaussians():

@@ -113,13 +113,38 @@ def test_the_critic_learns_beside_the_policy_and_has_its_own_parameters(straight
     off = [(dataclasses.replace(r, off_road_F=np.arange(len(r)) >= 6), pose) for r, pose in groups[0]]
     choices, _ = choices_of(policy, critic, [off], CONFIG)
     value = choices.old_value_N.numpy()
-    np.testing.assert_allclose(choices.advantage_N.numpy(), -1 - value, rtol=1e-5)  # one choice, then the event
+    np.testing.assert_allclose(choices.raw_N.numpy(), -1 - value, rtol=1e-5)  # one choice, then the event
     stage = GradientStage(policy, critic, choices, CONFIG, 0)
     assert {n.split(".")[0] for n in stage.named_parameters()} == {"encoder", "planner", "critic"}
     loss, values = stage.loss(stage.load(np.arange(6)), 0, 6)
     loss.backward()
     assert values["value"] > 0
     assert all(p.grad is not None for p in critic.parameters())
+
+
+def test_what_follows_an_event_teaches_nothing_and_the_rest_is_standardised(straight_driver):
+    policy = copy.deepcopy(straight_driver[0])
+    critic = Critic(policy.config.dim, policy.config.heads)
+    drives_G = drives(policy, count=4, n=3 * HOLD + 1)[0]
+    late = [(dataclasses.replace(r, off_road_F=np.arange(len(r)) >= 1.5 * HOLD), pose) for r, pose in drives_G[:2]]
+    whole = [(dataclasses.replace(r, off_road_F=np.zeros(len(r), bool)), pose) for r, pose in drives_G[2:]]
+    choices, told = choices_of(policy, critic, [late + whole], CONFIG)
+    assert choices.live_N.tolist() == [True, True, False] * 2 + [True] * 6
+    assert told["ends_static"] == 0.5
+    reach = CONFIG.gamma**CONFIG.hold  # of the event to the choice before its own
+    np.testing.assert_allclose(
+        choices.raw_N[:6].numpy(), [-reach, -1, 0] * 2, atol=1e-6
+    )  # the critic knows nothing yet
+    live = choices.advantage_N.numpy()[choices.live_N]
+    np.testing.assert_allclose([live.mean(), live.std()], [0, 1], atol=1e-5)
+    assert (choices.advantage_N[6:] > 0).all()  # it ended well: more of that
+    assert (choices.advantage_N.numpy()[~choices.live_N] == 0).all()
+    stage = GradientStage(policy, critic, choices, CONFIG, 0)
+    assert {int(i) for step in range(4) for i in stage.draw(step, 10)} == set(np.flatnonzero(choices.live_N).tolist())
+    nothing, told = choices_of(policy, critic, [late + whole], dataclasses.replace(CONFIG, events=("dynamic",)))
+    assert told["ends_static"] == 0
+    assert nothing.live_N.all()
+    assert (nothing.advantage_N == 0).all()
 
 
 @pytest.mark.parametrize("method", ["grpo", "ppo"])
@@ -147,7 +172,10 @@ def test_rounds_run_and_leave_a_log(method, straight_driver, tmp_path):
         run_gradient(rad(), collect, CONFIG, tmp_path, method=method, seed=0, ranks=Ranks(), resume=False)
 
 
-@pytest.mark.parametrize(("change", "field"), [({"explore": 0.0}, "explore"), ({"group": 1}, "group")])
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"explore": 0.0}, "explore"), ({"group": 1}, "group"), ({"events": ("crash",)}, "events")],
+)
 def test_settings_that_teach_nothing_are_refused(change, field, straight_driver, tmp_path):
     config = dataclasses.replace(CONFIG, **change)
     with pytest.raises(InputError, match=rf"stage grpo: gradient\.{field}: must be"):

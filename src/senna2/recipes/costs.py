@@ -47,7 +47,8 @@ def learned_from(study: Study, name: str) -> dict[str, int]:
             shown["drives"] += config.rounds * drives_a_round(config)
         elif stage == "3":
             three = recipe.stage3
-            shown["planner_samples"] += three.rounds * three.low.steps * three.low.batch
+            each = 2 if three.effective().imitation else 1  # a demonstration beside every frame
+            shown["planner_samples"] += each * three.rounds * three.low.steps * three.low.batch
             shown["vlm_samples"] += three.rounds * three.high.steps * three.high.batch
             shown["drives"] += three.rounds * recipe.clips.rollout
         else:

@@ -17,7 +17,7 @@ from senna2.data.store import samples_of
 from senna2.evaluate.results import write_results
 from senna2.files import write_json
 from senna2.model.policy import DualSystem
-from senna2.recipes.cache import CLIP_CODE, FRAME_CODE, keep_if_same
+from senna2.recipes.cache import FRAME_CODE, keep_if_same
 from senna2.recipes.clips import make_clips
 from senna2.recipes.config import Recipe, load_recipe, run_mark
 from senna2.recipes.kept_weights import has, kept_of
@@ -147,9 +147,9 @@ def run_recipe(recipe: Recipe, out: Path, *, workers: int, resume: bool = False)
 
 
 def _clips(recipe: Recipe, split: str, count: int, out: Path, workers: int, resume: bool) -> list[Path]:
+    """Those that another version of the generator made are made again, unless a run that was begun is ended."""
     folder = out / "clips" / split
-    keep_if_same(folder, {"split": split}, CLIP_CODE, resume=resume)
-    return make_clips(split, count, folder, recipe.families, workers=workers)
+    return make_clips(split, count, folder, recipe.families, workers=workers, same_code=not resume)
 
 
 def _train(

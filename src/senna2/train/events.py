@@ -7,6 +7,7 @@ Legend: F live frames, E poses of the expert.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +40,9 @@ class Episode:
         return len(self.rewards_F4)
 
 
-def episode(rollout: Rollout, expert_pose_E3: Array) -> Episode:
+def episode(rollout: Rollout, expert_pose_E3: Array, counted: Sequence[str] = EVENTS) -> Episode:
     """expert_pose_E3: the expert's whole drive of that clip in the world. Its path goes on straight where the drive
-    ends: a car that is further along has not left it [ours]."""
+    ends: a car that is further along has not left it [ours]. counted: the events that are rewarded and end it."""
     ego = rollout.ego_F6[:, :3]
     expert_pose_E3 = np.concatenate([expert_pose_E3, _onward(expert_pose_E3[-1])])
     gap_FE = np.hypot(ego[:, None, 0] - expert_pose_E3[None, :, 0], ego[:, None, 1] - expert_pose_E3[None, :, 1])
@@ -54,6 +55,7 @@ def episode(rollout: Rollout, expert_pose_E3: Array) -> Episode:
         "position": _first(deviation > DEVIATION_M),
         "heading": _first((np.abs(turned) > HEADING_RAD) & (deviation > HEADING_FROM_M)),
     }
+    first = {name: frame if name in counted else NEVER for name, frame in first.items()}
     at = min(first.values())
     live = min(at, len(rollout) - 1)  # the last frame has no transition
     rewards = np.zeros((live, len(EVENTS)))
@@ -64,6 +66,12 @@ def episode(rollout: Rollout, expert_pose_E3: Array) -> Episode:
     by_heading = first["heading"] == at and first["position"] > at
     steer = _steer(ego[f], expert_pose_E3[near[f]], float(turned[f]), by_heading=by_heading)
     return Episode(rewards, ended, _hit_ahead(rollout, f), steer)
+
+
+def ends(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Which share of episodes each event ended."""
+    shares = np.mean([(e.rewards_F4 < 0).any(0) for e in episodes], 0)
+    return {f"ends_{name}": float(share) for name, share in zip(EVENTS, shares, strict=True)}
 
 
 def _onward(pose_3: Array) -> Array:

@@ -5,7 +5,7 @@ coefficients c (`dit.Options.explore`), which gives it a density:
     log π(c | s, z) = −|c − c_θ(s, z)|² / 2σ²      c_θ: DDIM's plan from the noise z of the drive
 
 `grpo`: each clip is driven several times; Â is the drive's return among those of its clip (RAD-2's, `returns`).
-`ppo`: RAD's events as rewards (`events`), Â by GAE with a critic of the trainer's own.
+`ppo`: RAD's events as rewards (`events`), Â by GAE with a critic of the trainer's own, standardised over a round.
 
 A plan is held for 0.8 s, so that a choice can be told by what follows. What trains is what trains in stage 3's low
 level; the VLM is frozen, and decisions are those of the drive.
@@ -32,11 +32,11 @@ from senna2.model.policy import DualSystem
 from senna2.model.scene import SceneTokens
 from senna2.train.diagnostics import driving
 from senna2.train.distributed import Ranks
-from senna2.train.events import episode
+from senna2.train.events import EVENTS, Episode, ends, episode
 from senna2.train.frames import RolloutFrames
 from senna2.train.levels import FrameStage, Heard
 from senna2.train.loop import Optim, TrainingError, train
-from senna2.train.ppo import advantages, among_group, clipped, value_loss
+from senna2.train.ppo import advantages, among_group, clipped, standardised, value_loss
 from senna2.train.returns import drive_return
 from senna2.train.rounds import CHUNK, begin_rounds, choices_in, end_round, noise_of, sampling, seen
 from senna2.train.sampling import draw_indices
@@ -58,8 +58,12 @@ class PolicyGradient:
     hold: int = 8  # frames that a plan is held
     explore: float = 0.3  # σ, in units of the coefficients' spread; at .1 nine of ten ratios are soon clipped
     clip: float = 0.2
-    gamma: float = 0.9  # a frame
-    lam: float = 0.95
+    # PPO's [ours, on tuning clips]. RAD's .9 and .95 a frame leave .29 of an event to the choice before the last one,
+    # which cannot avoid it any more: AF-CR stays at .18; so it comes to .10.
+    gamma: float = 0.98  # a frame
+    lam: float = 1.0
+    critic_lr_scale: float = 50.0  # it begins with nothing; the planner does not
+    events: tuple[str, ...] = EVENTS  # that are rewarded and end a drive
     ttc_s: float = 3.0
     # GRPO [ours]: of a clip's returns. Divided by less, a centimetre of progress would count as much as a collision.
     least_spread: float = 0.05
@@ -86,7 +90,8 @@ class Critic(nn.Module):
 @dataclass(frozen=True, eq=False)
 class Choices:
     """The choices of a round; `noise_NK2` is that from which DDIM started, `chosen_NK2` what was driven, `heard` what
-    the VLM says there."""
+    the VLM says there. `live_N`: there is something to learn from; `raw_N`: Â as it came (the critic's target),
+    `advantage_N`: as the planner learns from it."""
 
     frames: RolloutFrames
     heard: Heard
@@ -94,7 +99,9 @@ class Choices:
     chosen_NK2: torch.Tensor
     old_logp_N: torch.Tensor
     old_value_N: torch.Tensor
+    raw_N: torch.Tensor
     advantage_N: torch.Tensor
+    live_N: Array
 
 
 def dit_of(policy: DualSystem, method: str) -> DiT:
@@ -115,8 +122,11 @@ def run_gradient(
     require(config.explore > 0, f"stage {method}: gradient.explore", "must be positive: alike plans teach nothing")
     if method == "grpo":
         require(config.group > 1, "stage grpo: gradient.group", "must be at least 2: drives of a clip are compared")
+    unknown = set(config.events) - set(EVENTS)
+    require(not unknown, f"stage {method}: gradient.events", f"must be of {list(EVENTS)}, not {sorted(unknown)}")
     critic = None
     if method == "ppo":
+        require(bool(config.events), "stage ppo: gradient.events", "is empty: nothing would be rewarded")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             critic = Critic(policy.config.dim, policy.config.heads).to(policy.device)
@@ -126,9 +136,10 @@ def run_gradient(
             groups = collect(policy, number)
         choices, told = choices_of(policy, critic, groups, config)
         row = {"round": float(number), **told}
-        if bool((choices.advantage_N != 0).any()):
+        if choices.live_N.any():
             stage = GradientStage(policy, critic, choices, config, seed + number)
-            rows = train(stage, config.optim, out / "gradient", ranks=ranks, **more)
+            rows = train(stage, config.optim, out / "gradient", ranks=ranks, lr_scale=lambda name: (
+                config.critic_lr_scale if name.startswith("critic.") else 1.0), **more)  # fmt: skip
             row |= {k: rows[-1][k] for k in ("policy", "value", "ratio_off", "grad_norm") if k in rows[-1]}
         log.append(row)
         end_round(policy, out, row)
@@ -156,21 +167,27 @@ def choices_of(
     driven = np.concatenate([r.plans_FT2[a] for (r, _), a in zip(drives, at, strict=True)])
     reader = FrameStage(policy, frames, 0)
     chosen, logp, value = _before(policy, critic, reader, noise, driven, config)
-    start, advantage = 0, []
-    for k, ((rollout, expert), a) in enumerate(zip(drives, at, strict=True)):
-        here = value[start : start + len(a)].double().cpu().numpy()
-        start += len(a)
-        advantage.append(np.full(len(a), ranked[k]) if critic is None else
-                         _by_events(rollout, expert, a, here, config))  # fmt: skip
-    found = Choices(frames, reader.heard, noise, chosen, logp, value,
-                    torch.as_tensor(np.concatenate(advantage), dtype=torch.float32, device=policy.device))  # fmt: skip
-    return found, {**driving([r for r, _ in drives]), "return": float(np.mean(np.concatenate(returns)))}
+    told = {**driving([r for r, _ in drives]), "return": float(np.mean(np.concatenate(returns)))}
+    if critic is None:  # where all drives of a clip ended alike there is nothing to learn
+        raw = advantage = np.repeat(ranked, [len(a) for a in at])
+        live = advantage != 0
+    else:
+        episodes = [episode(r, expert, config.events) for r, expert in drives]
+        told |= ends(episodes)
+        parts = np.split(value.double().cpu().numpy(), np.cumsum([len(a) for a in at])[:-1])
+        raw = np.concatenate([_by_events(e, a, v, config) for e, a, v in zip(episodes, at, parts, strict=True)])
+        live = np.concatenate([a < len(e) for e, a in zip(episodes, at, strict=True)])
+        advantage = standardised(raw, live)
+
+    def tensor(x: Array) -> torch.Tensor:
+        return torch.as_tensor(x, dtype=torch.float32, device=policy.device)
+
+    return Choices(frames, reader.heard, noise, chosen, logp, value, tensor(raw), tensor(advantage), live), told
 
 
-def _by_events(rollout: Rollout, expert: Array, at_n: Array, value_n: Array, config: PolicyGradient) -> Array:
+def _by_events(e: Episode, at_n: Array, value_n: Array, config: PolicyGradient) -> Array:
     """Â of the choices at these frames: rewards between two of them belong to the earlier; those that come after the
     first event have none."""
-    e = episode(rollout, expert)
     live = at_n < len(e)
     if not live.any():
         return np.zeros(len(at_n))
@@ -216,9 +233,7 @@ class GradientStage(FrameStage):
     ) -> None:
         super().__init__(policy, choices.frames, seed, choices.heard)
         self.critic, self.choices, self.config = critic, choices, config
-        self.pool_N = np.arange(len(choices.frames.samples))
-        if critic is None:  # where all drives of a clip ended alike there is nothing to learn
-            self.pool_N = np.flatnonzero(choices.advantage_N.cpu().numpy())
+        self.pool_N = np.flatnonzero(choices.live_N)
         freeze_except(policy, FULLY_TRAINED)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
@@ -242,6 +257,6 @@ class GradientStage(FrameStage):
         off = ((logp.detach() - f.old_logp_N[at]).abs() > c.clip).float().sum() / batch
         values = {"policy": float(total.detach()), "ratio_off": float(off)}
         if self.critic is not None:
-            value = value_loss(self.critic(scene, tensors), f.old_value_N[at], f.advantage_N[at]).sum() / batch
+            value = value_loss(self.critic(scene, tensors), f.old_value_N[at], f.raw_N[at]).sum() / batch
             total, values["value"] = total + value, float(value.detach())
         return total, values

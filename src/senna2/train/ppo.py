@@ -47,3 +47,12 @@ def among_group(returns_G: Array, least_spread: float = 1e-6) -> Array:
     is where their standard deviation is under `least_spread`."""
     spread = float(np.std(returns_G))
     return np.zeros(len(returns_G)) if spread < least_spread else (returns_G - np.mean(returns_G)) / spread
+
+
+def standardised(advantage_N: Array, live_N: Array) -> Array:
+    """(N,) Â less its mean over its spread, both of those that are live; 0 elsewhere."""
+    live = advantage_N[live_N]
+    out = np.zeros(len(advantage_N))
+    if len(live):
+        out[live_N] = (live - live.mean()) / max(float(live.std()), 1e-6)
+    return out

@@ -29,7 +29,7 @@ from senna2.model.planners.rad_anchors import action_of
 from senna2.model.policy import DualSystem
 from senna2.model.scene import SceneTokens
 from senna2.train.distributed import Ranks
-from senna2.train.events import EVENTS, Episode, episode
+from senna2.train.events import EVENTS, Episode, ends, episode
 from senna2.train.loop import Optim, TrainingError, train
 from senna2.train.ppo import advantages, clipped, inside, value_loss
 from senna2.train.rounds import begin_rounds, encoded, end_round, sampling, seen, undecided
@@ -149,9 +149,7 @@ def live_frames(policy: DualSystem, drives: Drives, config: Reinforce) -> tuple[
         tensor(np.repeat([e.ahead for _, e in episodes], [len(e) for _, e in episodes])) > 0,
         tensor(np.repeat([e.steer for _, e in episodes], [len(e) for _, e in episodes])),
     )  # fmt: skip
-    shares = np.mean([(e.rewards_F4 < 0).any(0) for _, e in episodes], 0)
-    told = {f"ends_{name}": float(share) for name, share in zip(EVENTS, shares, strict=True)}
-    return frames, {**told, "alive_s": float(np.mean([len(e) * r.dt for r, e in episodes]))}
+    return frames, {**ends([e for _, e in episodes]), "alive_s": float(np.mean([len(e) * r.dt for r, e in episodes]))}
 
 
 def _rewards(e: Episode, config: Reinforce) -> tuple[Array, Array]:

@@ -21,17 +21,18 @@ from senna2.types import AgentClass, LaneKind, VehicleShape
 
 BOUND_M, NEAR_M, SIDE_M, ALONG_M, DIVIDER_M, STILL_M = 1.0, 3.0, 1.5, 3.0, 2.0, 1.0
 FAR = 1e4
-VEHICLES = AgentClass.MOTORCYCLE  # classes up to here, as in the release
+VEHICLES = AgentClass.MOTORCYCLE  # classes up to here; the release leaves motorcycles out
 EGO = VehicleShape()
 
 
 @dataclass(frozen=True)
 class ConstraintWeights:
-    """Those of VAD's release."""
+    """Those of VAD's release (1, 1, ½), brought to our imitation loss: there it is the mean over three commands, of
+    which one counts, and the collision loss the mean of both axes, here their sum."""
 
-    boundary: float = 1.0
-    collision: float = 1.0
-    direction: float = 0.5
+    boundary: float = 3.0
+    collision: float = 1.5
+    direction: float = 1.5
 
 
 def headings(knots_K2: Tensor) -> Tensor:
@@ -70,11 +71,13 @@ def _to_segments(point_2: Tensor, ends_BS4: Tensor) -> Tensor:
     return torch.where(there.view(shape[:-1]), distance, FAR)
 
 
-def _crosses(knots_K2: Tensor, batch: Batch) -> Tensor:
-    """(B, …, K) bool: the step that ends at the knot crosses a kerb."""
-    b = torch.cat([torch.zeros_like(knots_K2[..., :1, :]), knots_K2], -2)
-    p, q = b[..., :-1, None, :], b[..., 1:, None, :]
-    shape = (len(b), *(1,) * (b.ndim - 2), batch.kerbs_BS4.shape[1], 2)
+def _crosses(points_K2: Tensor, batch: Batch, start_x: float = 0.0) -> Tensor:
+    """(B, …, K) bool: the step that ends at the point crosses a kerb. start_x: m, where the first step begins."""
+    start = torch.zeros_like(points_K2[..., :1, :])
+    start[..., 0] = start_x
+    way = torch.cat([start, points_K2], -2)
+    p, q = way[..., :-1, None, :], way[..., 1:, None, :]
+    shape = (len(way), *(1,) * (way.ndim - 2), batch.kerbs_BS4.shape[1], 2)
     c, d = batch.kerbs_BS4[..., :2].view(shape), batch.kerbs_BS4[..., 2:].view(shape)
 
     def side(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
@@ -87,8 +90,9 @@ def _crosses(knots_K2: Tensor, batch: Batch) -> Tensor:
 
 def boundary_loss(knots_BK2: Tensor, batch: Batch) -> Tensor:
     """(B,) mean over the knots of max(0, 1 m − distance to the nearest boundary), 0 from the first crossing on."""
-    distance = _to_segments(centres(knots_BK2), batch.kerbs_BS4).amin(-1)
-    crossed = _crosses(knots_BK2.detach(), batch).cumsum(-1) > 0
+    middle = centres(knots_BK2)
+    distance = _to_segments(middle, batch.kerbs_BS4).amin(-1)
+    crossed = _crosses(middle.detach(), batch, EGO.centre_offset).cumsum(-1) > 0
     return torch.where(crossed, 0.0, (BOUND_M - distance).clamp_min(0)).mean(-1)
 
 

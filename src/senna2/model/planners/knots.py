@@ -127,17 +127,40 @@ class KnotPlanner(Planner):
     def to_units(self, knots_K2: Tensor) -> Tensor:
         return (knots_K2 - self.mean_K2) / self.std_K2
 
-    def from_offsets(self, units_BK2: Tensor) -> Tensor:
-        """Steps from knot to knot, in units about those of the mean plan → knots in m."""
-        mean = torch.diff(self.mean_K2, dim=0, prepend=torch.zeros_like(self.mean_K2[:1]))
-        return (mean + self.std_K2[:1] * units_BK2).cumsum(-2)
-
     def to_plan(self, knots_BK2: Tensor, batch: Batch) -> Tensor:
         """(B, …, K, 2) → (B, …, T, 2): the spline that leaves the ego at its own speed."""
         plan = torch.einsum("tk,...ka->...ta", self.matrix_TK, knots_BK2)
         along = batch.motion_B4[:, :1] * self.start_T
         start = torch.stack([along, torch.zeros_like(along)], -1)
         return plan + start.view(len(start), *(1,) * (plan.ndim - 3), *start.shape[1:])
+
+
+class StepPlanner(KnotPlanner):
+    """Base of planners that state the steps from knot to knot. Fitted besides: the spread of each step."""
+
+    step_std_K2: Tensor
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("step_std_K2", torch.zeros(self.knots, 2), persistent=False)
+
+    def more(self, knots_NK2: Array, v_N: Array) -> dict[str, Array]:
+        steps = np.diff(knots_NK2, axis=1, prepend=np.zeros_like(knots_NK2[:, :1]))
+        return {"step_std_K2": np.maximum(steps.std(0), 0.05)}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {**super().shapes(), "step_std_K2": (self.knots, 2)}
+
+    def _adopt(self, arrays: Mapping[str, Array], where: str) -> None:
+        if "step_std_K2" not in arrays and np.ndim(arrays.get("std_K2", 0.0)) == 2:
+            # In checkpoints that do not know it every step had the spread of the first knot.
+            arrays = {**arrays, "step_std_K2": np.repeat(arrays["std_K2"][:1], len(arrays["std_K2"]), 0)}
+        super()._adopt(arrays, where)
+
+    def from_steps(self, units_BK2: Tensor) -> Tensor:
+        """Steps in units about those of the mean plan → knots in m."""
+        mean = torch.diff(self.mean_K2, dim=0, prepend=torch.zeros_like(self.mean_K2[:1]))
+        return (mean + self.step_std_K2 * units_BK2).cumsum(-2)
 
 
 class Reader(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from senna2.model.batch import Batch
 from senna2.model.layers import mlp, zero_last
 from senna2.model.planners.constraints import ConstraintWeights, vectorised_loss
-from senna2.model.planners.knots import KnotPlanner, Reader
+from senna2.model.planners.knots import Reader, StepPlanner
 from senna2.model.scene import SceneTokens
 from senna2.types import Direction
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from senna2.model.config import PolicyConfig
 
 
-class Vad(KnotPlanner):
-    """L = |τ − τ*| + boundary + collision + ½ direction."""
+class Vad(StepPlanner):
+    """L = |τ − τ*| + 3 boundary + 1½ collision + 1½ direction (`ConstraintWeights`)."""
 
     Options = ConstraintWeights
 
@@ -49,8 +49,8 @@ class Vad(KnotPlanner):
             lines = self.map(agents, *scene.part("lines"))
             out = self.head(torch.cat([agents[:, 0], lines[:, 0], told], -1))
         offsets_BMK2 = out.float().unflatten(-1, (len(Direction), self.knots, 2))
-        given = (batch.navigation_B % len(Direction))[:, None, None, None].expand(-1, 1, self.knots, 2)
-        return self.from_offsets(offsets_BMK2.gather(1, given)[:, 0])
+        given = (batch.navigation_B.clamp_min(0))[:, None, None, None].expand(-1, 1, self.knots, 2)
+        return self.from_steps(offsets_BMK2.gather(1, given)[:, 0])
 
     def loss(
         self, scene: SceneTokens, f_vlm: Tensor | None, batch: Batch, *, seed: int, step: int, draws: int
