@@ -97,8 +97,8 @@ def check_device(device: str | torch.device) -> None:
     """`InputError` for a device that torch does not know or that is not there."""
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0].rstrip(".")
+    except (RuntimeError, AssertionError) as error:  # the latter: of a build without CUDA
+        why = str(error).splitlines()[0].split(". ")[0].rstrip(".")  # torch's first sentence
         raise InputError(
             f"device {device}: cannot be used ({why}); 'cpu' always can, `senna2 doctor` names a GPU"
         ) from error

@@ -69,7 +69,7 @@ class GenAd(StepPlanner):
 
     def _roll(self, state_BC: Tensor, z_BZ: Tensor, batch: Batch) -> Tensor:
         """(B, K, 2) knots under the command given."""
-        given = (batch.navigation_B.clamp_min(0))[:, None, None].expand(-1, 1, 2)
+        given = batch.navigation_B.clamp_min(0)[:, None, None].expand(-1, 1, 2)
         hidden, offsets = state_BC, []
         for _ in range(self.knots):
             hidden = self.step(z_BZ, hidden)

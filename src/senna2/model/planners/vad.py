@@ -49,7 +49,7 @@ class Vad(StepPlanner):
             lines = self.map(agents, *scene.part("lines"))
             out = self.head(torch.cat([agents[:, 0], lines[:, 0], told], -1))
         offsets_BMK2 = out.float().unflatten(-1, (len(Direction), self.knots, 2))
-        given = (batch.navigation_B.clamp_min(0))[:, None, None, None].expand(-1, 1, self.knots, 2)
+        given = batch.navigation_B.clamp_min(0)[:, None, None, None].expand(-1, 1, self.knots, 2)
         return self.from_steps(offsets_BMK2.gather(1, given)[:, 0])
 
     def loss(
