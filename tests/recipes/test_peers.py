@@ -59,6 +59,16 @@ def test_what_is_kept_is_not_measured_again(tmp_path):
     assert unmeasured(study, queue, kept) == [n for n in every if n != "rows/0/vad"]
 
 
+def test_a_new_revision_of_an_arm_is_trained_and_measured_again(tmp_path, monkeypatch):
+    study = baselines_tiny()
+    before = plan_study(study, tmp_path).keys
+    monkeypatch.setitem(ARMS, "vadv2", dataclasses.replace(ARMS["vadv2"], revision=2))
+    after = plan_study(study, tmp_path).keys
+    changed = {n for n in before if before[n] != after[n]}
+    assert {"train/0/vadv2", "plans/0/vadv2", "drives/0/vadv2/0", "rows/0/vadv2", "weighed/vadv2"} <= changed
+    assert {n.split("/")[2] for n in changed if n.count("/") >= 2} == {"vadv2"}
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_budgets_are_senna2s_to_five_percent(name):
     """Minutes of one core after stage 1b, by the benchmark's ratios and the study's own throughput."""

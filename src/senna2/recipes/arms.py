@@ -37,6 +37,8 @@ class Arm:
     literal: bool = False
     planner: str = later(SENNA2)  # another one begins anew on the encoder and the perception heads of `start`
     stage3: dict[str, Any] = later({})  # what differs from the study's
+    # Raised when the code of its planner or trainer learns otherwise: rows of an earlier one are trained again.
+    revision: int = later(1)
 
 
 ARMS: dict[str, Arm] = {
@@ -109,10 +111,11 @@ STEP_OVER_DIT = {
     "transfuser": 0.80, "vad": 0.64, "vadv2": 1.18, "genad": 0.67, "diffusiondrive": 0.92, "resad": 1.41, "rad": 0.72,
 }  # fmt: skip
 BY_IMITATION = tuple(name for name in STEP_OVER_DIT if name not in DRIVEN)
+REVISION = {"vad": 2, "genad": 2}  # 2: each step in its own spread, the constraints' weights as released
 DIT_STEP_S, ASK_S = 0.2125, 0.0645  # a step of 1b and what the VLM's decision adds in 1c, in the published study
 ROUND_S = {"rad": 3.6, "rad2": 0.9}  # of a round, each drive: driven, encoded, learned from
 SYSTEM_ARMS: dict[str, Arm] = {
-    **{name: Arm("1b", "1b", adapter="none", planner=name) for name in BY_IMITATION},
+    **{name: Arm("1b", "1b", adapter="none", planner=name, revision=REVISION.get(name, 1)) for name in BY_IMITATION},
     "rad@1": Arm("1b", "1b", adapter="none", planner="rad"),
     "rad": Arm("rad", "rad@1", adapter="none", planner="rad"),
     "rad2": Arm("rad2", "1b", adapter="none", planner="rad2"),  # its generator is the `dit` of 1b
