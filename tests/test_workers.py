@@ -88,8 +88,8 @@ def test_thread_counts_are_put_back(monkeypatch):
 
 
 def main() -> None:
-    print("here", flush=True)
     try:
+        print("here", flush=True)  # inside: the signal may follow at once
         run_jobs(_square, [(1, 30.0), (2, 30.0)], workers=2, label="test")
     except KeyboardInterrupt:
         print("interrupted", flush=True)
