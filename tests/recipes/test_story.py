@@ -141,7 +141,8 @@ def test_a_tiny_study_from_clips_to_claims(tmp_path, capsys):
     found = validate_claims(json.loads((publish / "claims.json").read_text()))["claims"]
     assert tuple(found) == NAMES
     assert all(c["n_seeds"] == 2 and not c["held"] for c in found.values())  # three seeds are needed
-    assert {p.name for p in (publish / "figures").iterdir()} == {
+    figures = {p.name: p.read_bytes() for p in (publish / "figures").iterdir()}
+    assert set(figures) == {
         "captions.json", "figure-1.svg", "figure-4.svg", "figure-A1-senna.svg", "figure-A1-senna2.svg",
     }  # fmt: skip
     assert (out / "report.html").read_text().count("<video") == 6
@@ -157,3 +158,4 @@ def test_a_tiny_study_from_clips_to_claims(tmp_path, capsys):
     assert again["policies"] == results["policies"]
     assert again["evidence"] == results["evidence"]
     assert again["clips"] == results["clips"]
+    assert {p.name: p.read_bytes() for p in (publish / "figures").iterdir()} == figures

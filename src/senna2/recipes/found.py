@@ -113,7 +113,7 @@ def kept_figure(kept: Kept | None, name: str, key: str) -> Figure | None:
     words = load_json(kept.folder / "figures" / "captions.json").get(name, {})
     if words.get("key") != key:
         return None
-    svg = (kept.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8").strip()
+    svg = (kept.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8")
     return Figure(words["title"], words["caption"], svg)
 
 

@@ -127,7 +127,7 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     folder = out / "figures"
     write_json(folder / "captions.json", captions(figures, study, queue))
     for name, figure in figures.items():
-        write_text(folder / f"{name}.svg", figure.svg.strip() + "\n")
+        write_text(folder / f"{name}.svg", figure.svg)
     shown = {n: figure for n, figure in figures.items() if not n.startswith(WEIGHED)}  # those are of systems.md
     by_path = {f"figures/{name}.svg": figure for name, figure in shown.items()}
     write_text(out / "README.md", results_page(results, judged, by_path))
