@@ -133,6 +133,20 @@ def test_a_planner_that_extends_the_one_before_keeps_it():
     assert np.isfinite(other.plan_batch(samples).points_NT2).all()
 
 
+def test_the_planner_of_senna2_can_begin_anew_like_the_others():
+    assert PEER_ARMS["dit"].anew
+    assert [name for name, arm in ARMS.items() if arm.anew] == ["dit"]
+    source = DualSystem(PolicyConfig(adapter="none", **SMALL), Rig.fake(), seed=3)
+    source.fit_planner(Samples.fake(24, Rig.fake()))
+    torch.nn.init.normal_(source.planner.out.weight)
+    other = with_planner(source, source.config, seed=5, anew=True)
+    assert not other.planner.is_fitted
+    assert not other.planner.out.weight.any()
+    for part in ("encoder", "perception"):
+        for a, b in zip(source.part(part).parameters(), other.part(part).parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
 def test_each_system_has_a_page_with_source_deviations_and_its_figure():
     page = systems_page({"vad": Figure("What vad weighs", "A caption.", "<svg></svg>")})
     sections = {s.split("\n", 1)[0]: s for s in page.split("\n## ")[1:]}

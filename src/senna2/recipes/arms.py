@@ -6,6 +6,7 @@
 1a ── 1a, on ── 1a@long;  senna ── 1c, on ── senna@long (senna2's total);  senna2@1 ── 1c, on ── senna2@1long (as much
 as stage 2): control arms, which go on from where the aligned ones do (docs/decisions/control-arms.md)
 1b ── another planner on its encoder ── transfuser, vad …;  and with 1a's decision ── senna_vadv2 …
+1b ── its own planner begun anew, as the others are ── dit: their like, without VLM or alignment
 """
 
 from __future__ import annotations
@@ -36,9 +37,15 @@ class Arm:
     prolonged: str = ""  # goes on with its stage: "2", for stage 2's samples; "23", for those of stages 2 and 3
     literal: bool = False
     planner: str = later(SENNA2)  # another one begins anew on the encoder and the perception heads of `start`
+    anew: bool = later(False)  # that of `start` begins anew, too: trained like another one, to compare with it
     stage3: dict[str, Any] = later({})  # what differs from the study's
     # Raised when the code of its planner or trainer learns otherwise: rows of an earlier one are trained again.
     revision: int = later(1)
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether its planner is trained on the encoder of stage 1b for as long as `senna2` is after it."""
+        return self.anew or self.planner != SENNA2
 
 
 ARMS: dict[str, Arm] = {
@@ -78,7 +85,7 @@ def arm_recipe(study: Study, seed: int, name: str) -> Recipe:
         steps = math.ceil(shown_to(study, who, arm.prolonged) / getattr(recipe, f"stage{stage}").optim.batch)
         recipe = _with_steps(recipe, stage, steps, lr=study.longer_lr)
         recipe = dataclasses.replace(recipe, seed=seed + ANEW)
-    if arm.planner != SENNA2:
+    if arm.is_peer:
         policy = dataclasses.replace(recipe.policy, planner=arm.planner, adapter=arm.adapter,
                                      planner_options=study.peer_options.get(arm.planner, {}))  # fmt: skip
         recipe = dataclasses.replace(recipe, policy=policy)
@@ -108,14 +115,16 @@ def _with_steps(recipe: Recipe, stage: str, steps: int, **more: Any) -> Recipe:
 
 # CPU time of a training step over that of `dit`, encoder and perception with it (benchmarks/planners.py).
 STEP_OVER_DIT = {
-    "transfuser": 0.80, "vad": 0.64, "vadv2": 1.18, "genad": 0.67, "diffusiondrive": 0.92, "resad": 1.41, "rad": 0.72,
+    "transfuser": 0.80, "vad": 0.64, "vadv2": 1.18, "genad": 0.67, "diffusiondrive": 0.92, "resad": 1.41, SENNA2: 1.0,
+    "rad": 0.72,
 }  # fmt: skip
 BY_IMITATION = tuple(name for name in STEP_OVER_DIT if name not in DRIVEN)
 REVISION = {"vad": 2, "genad": 2}  # 2: each step in its own spread, the constraints' weights as released
 DIT_STEP_S, ASK_S = 0.2125, 0.0645  # a step of 1b and what the VLM's decision adds in 1c, in the published study
 ROUND_S = {"rad": 3.6, "rad2": 0.9}  # of a round, each drive: driven, encoded, learned from
 SYSTEM_ARMS: dict[str, Arm] = {
-    **{name: Arm("1b", "1b", adapter="none", planner=name, revision=REVISION.get(name, 1)) for name in BY_IMITATION},
+    **{name: Arm("1b", "1b", adapter="none", planner=name, anew=name == SENNA2, revision=REVISION.get(name, 1))
+       for name in BY_IMITATION},
     "rad@1": Arm("1b", "1b", adapter="none", planner="rad"),
     "rad": Arm("rad", "rad@1", adapter="none", planner="rad"),
     "rad2": Arm("rad2", "1b", adapter="none", planner="rad2"),  # its generator is the `dit` of 1b
@@ -141,7 +150,7 @@ IMITATION_SHARE = {"rad": 0.5, "rad2": 0.0}  # of the minutes, before it learns 
 
 def peer_seconds(study: Study, arm: Arm) -> float:
     """CPU seconds of this training: with what leads to it, as long as `senna2` trains after stage 1b."""
-    if arm.planner == SENNA2:
+    if not arm.is_peer:
         return TRAINER_S
     share = IMITATION_SHARE.get(arm.planner, 1.0)
     return (study.deciding_s if arm.vlm else study.peer_s) * (share if arm.stage in ("1b", "1c") else 1 - share)

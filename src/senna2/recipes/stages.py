@@ -77,13 +77,13 @@ def with_adapter(policy: DualSystem, adapter: str, seed: int, *, hidden: str | N
     return other
 
 
-def with_planner(policy: DualSystem, config: PolicyConfig, seed: int) -> DualSystem:
+def with_planner(policy: DualSystem, config: PolicyConfig, seed: int, *, anew: bool = False) -> DualSystem:
     """A new planner and a new adapter, as `config` has them, on the encoder and the perception heads of `policy`; its
-    VLM stays. A planner that extends the one before (`rad2`: `dit`) keeps what that has learned."""
+    VLM stays. A planner that extends the one before (`rad2`: `dit`) keeps what that has learned, unless `anew`."""
     other = DualSystem(config, policy.rig, vlm=policy.vlm, hidden_size=policy.hidden_size, seed=seed)
     _copy_parts(policy, other, ("encoder", "perception"))
     fitted = policy.planner.fitted()
-    if isinstance(other.planner, type(policy.planner)) and fitted is not None:
+    if isinstance(other.planner, type(policy.planner)) and fitted is not None and not anew:
         other.planner.load_state_dict(policy.planner.state_dict(), strict=False)
         other.planner.restore(fitted)
     return other

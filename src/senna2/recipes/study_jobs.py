@@ -68,9 +68,9 @@ def train_arm(recipe: Recipe, arm: Arm, seed: int, name: str, out: Path) -> None
         policy = DualSystem.from_pretrained(stage_folder(out, seed, arm.start) / "policy")
     if arm.vlm:
         policy.attach_vlm(vlm_of(DualSystem.from_pretrained(stage_folder(out, seed, arm.vlm) / "policy")))
-    if arm.start and arm.planner != policy.config.planner:
+    if arm.start and (arm.anew or arm.planner != policy.config.planner):
         policy.vlm = policy.vlm if arm.vlm else None  # 1b's own has learned nothing
-        policy = with_planner(policy, recipe.policy, recipe.seed)
+        policy = with_planner(policy, recipe.policy, recipe.seed, anew=arm.anew)
     elif arm.vlm and arm.adapter != policy.config.adapter:
         policy = with_adapter(policy, arm.adapter, recipe.seed)
     c, families = recipe.clips, recipe.families or CORE

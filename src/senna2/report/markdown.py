@@ -75,15 +75,15 @@ TABLES: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
     ),
 )  # fmt: skip
 SYSTEMS = (
-    "constant_velocity", "idm", "transfuser", "vad", "vadv2", "genad", "diffusiondrive", "resad", "rad", "rad2",
-    "senna_vadv2",
-    "diffusiondrive+decision", "resad+decision", "senna", "senna@long", "senna2",
+    "constant_velocity", "idm", "transfuser", "vad", "vadv2", "genad", "diffusiondrive", "resad", "dit", "rad", "rad2",
+    "senna_vadv2", "diffusiondrive+decision", "resad+decision", "senna", "senna@long", "senna2",
 )  # fmt: skip
 OF_SYSTEMS: tuple[tuple[str, str, tuple[str, ...], tuple[Column, ...]], ...] = (
     (
         "Systems · open loop",
         "Table 2 of the paper for the systems it builds on: each one's planner on the encoder of stage 1b, trained for "
-        "as long as `senna2` (below). `+decision`, and `senna_vadv2`, are told the VLM's decision as `senna` is.",
+        "as long as `senna2` (below); `dit`: Senna-2's own, alike. `+decision`, and `senna_vadv2`, are told the VLM's "
+        "decision as `senna` is.",
         SYSTEMS,
         TABLES[1][3],
     ),

@@ -1,5 +1,11 @@
-"""`dit`, the planner of Senna-2: diffusion of the residual to the inertial reference (paper 3.2; spec section 2). The
-network denoises it under the scene (cross-attention) and F_vlm (adaLN-zero).
+"""`dit`: diffusion of the residual to the inertial reference, the planner of Senna-2 (arXiv 2603.11219, section 3.2).
+
+The network denoises the residual under the scene (cross-attention) and F_vlm (adaLN-zero); two steps of DDIM make a
+plan.
+
+Differs from the original, whose code is closed: the residual is stated in whitened principal modes, not in 30 free
+points; x0 is predicted, not the noise, under a cosine schedule; half of the training times are the sampler's first
+step; smooth L1; four draws a sample. Each is a switch of `PolicyConfig` (docs/method.md, section 8).
 
 Legend: B batch, D draws (noise samples that share a scene), K coefficients, N plan tokens, S scene tokens, C width,
 T plan steps.
