@@ -148,18 +148,24 @@ def test_the_planner_of_senna2_can_begin_anew_like_the_others():
 
 
 def test_each_system_has_a_page_with_source_deviations_and_its_figure():
-    page = systems_page({"vad": Figure("What vad weighs", "A caption.", "<svg></svg>")})
+    drawn = {"weighed-vad": Figure("What vad weighs", "A caption.", "<svg></svg>")}
+    drawn["figure-A1-senna2"] = Figure("Drives of senna2", "Forced.", "<svg></svg>")
+    page = systems_page(drawn)
     sections = {s.split("\n", 1)[0]: s for s in page.split("\n## ")[1:]}
-    assert list(sections) == list(PEERS)
+    assert list(sections) == [*PEERS, "senna", "senna2"]
     for name, text in sections.items():
-        if ARMS[name].vlm:
+        if name in PEERS and ARMS[name].vlm:
             assert f"the planner is `{ARMS[name].planner}`" in text
         else:
             assert "iffers from the original" in text, name
             assert re.search(r"\d{4}\.\d{5}|PAMI", text), name
         assert "Legend" not in text
     assert "![What vad weighs](figures/weighed-vad.svg)\n\nA caption." in sections["vad"]
-    assert "figures/" not in sections["genad"]
+    assert "![Drives of senna2](figures/figure-A1-senna2.svg)\n\nForced." in sections["senna2"]
+    assert "adapter `decision`" in sections["senna"]
+    assert "L_safe" in sections["senna2"]
+    for name in ("genad", "senna"):
+        assert "figures/" not in sections[name]
 
 
 def test_telling_samples_turn_brake_and_change_lane():

@@ -23,6 +23,7 @@ SHOWN = ("senna", "senna2")  # left and right in the showcase
 SYSTEMS = (*PEERS, "senna", "senna@long", *TRAINERS, "senna2")  # of the tables that compare systems
 COSTS = "costs"  # the job that measures what they cost
 WEIGHED = "weighed-"  # a figure of a planner's page begins with this
+FORCED = "figure-A1-"  # and those of the systems in SHOWN
 # Throughputs of one thread, for the estimates (docstring of recipes.results).
 PLANNER_S, VLM_S, BOTH_S, STAGE2_S = 1 / 88, 1 / 140, 1 / 64, 1 / 45
 CLIP_S, TRAIN_SAMPLES_S, TEST_SAMPLES_S, DRIVE_S, CHEAP_S, PLAN_S = 0.5, 2.1, 0.4, 1.65, 0.2, 0.0095
@@ -67,7 +68,7 @@ def measured_by(study: Study, queue: Queue) -> list[str]:
 def figure_jobs(study: Study) -> dict[str, str]:
     """The job behind each figure that is drawn with weights; the other figures are made from the rows."""
     peers = {f"{WEIGHED}{name}": f"weighed/{name}" for name in PEERS}
-    return peers | {f"figure-A1-{name}": f"forced/{study.seeds[0]}/{name}" for name in SHOWN}
+    return peers | {f"{FORCED}{name}": f"forced/{study.seeds[0]}/{name}" for name in SHOWN}
 
 
 def row_jobs(queue: Queue) -> list[str]:

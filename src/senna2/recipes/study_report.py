@@ -131,8 +131,7 @@ def write_study(study: Study, queue: Queue, out: Path, *, workers: int, publish:
     shown = {n: figure for n, figure in figures.items() if not n.startswith(WEIGHED)}  # those are of systems.md
     by_path = {f"figures/{name}.svg": figure for name, figure in shown.items()}
     write_text(out / "README.md", results_page(results, judged, by_path))
-    drawn = {name.removeprefix(WEIGHED): figure for name, figure in figures.items() if name.startswith(WEIGHED)}
-    write_text(out / "systems.md", systems_page(drawn))
+    write_text(out / "systems.md", systems_page(figures))
     write_report(results, out, media=[*shown.values(), *videos])
     if publish is not None:
         _publish(out, publish)
