@@ -191,7 +191,21 @@ def test_eval_writes_valid_results(run, whole_clip, tmp_path):
     assert set(results["policies"]) == set(policies)
     assert results["policies"]["expert"]["open_loop"]["fde_m"]["value"] == 0
     assert results["policies"]["expert"]["closed_loop"]["cr"]["value"] == 0
-    assert [p.name for p in out_file.parent.iterdir()] == ["r.json"]
+    assert sorted(p.name for p in out_file.parent.iterdir()) == ["r.json", "r.md"]
+    assert {(c["a"], c["b"]) for c in results["comparisons"]} == {
+        ("idm", "constant_velocity"), ("expert", "constant_velocity"), ("expert", "idm"),
+    }  # fmt: skip
+    page = out_file.with_suffix(".md").read_text()
+    for title in ("Table 2 · open loop", "Table 3 · closed loop", "Comparisons"):
+        assert f"\n## {title}\n" in page
+    assert "| `expert` | 0.000 " in page
+    other = tmp_path / "README.md"
+    other.write_text("years of work")
+    code, _, err = run(*words[:-4], tmp_path / "README.json", "--workers", "0")
+    assert code == 2
+    assert "which is another file; choose another name" in err
+    assert other.read_text() == "years of work"
+    assert not (tmp_path / "README.json").exists()
 
 
 def test_eval_perception_wants_a_checkpoint(run, whole_clip, tmp_path):
@@ -222,7 +236,9 @@ def test_eval_drives_once_a_vlm_period(run, whole_clip, tmp_path):
     assert list(results["policies"]) == rows
     assert [r for r in rows if r in out] == rows
     assert {c["policy"] for c in results["clips"]} == set(rows)
-    assert {(c["a"], c["b"]) for c in results["comparisons"]} == {(rows[1], rows[0]), (rows[2], rows[1])}
+    assert {(c["a"], c["b"]) for c in results["comparisons"]} == {
+        (rows[1], rows[0]), (rows[2], rows[0]), (rows[2], rows[1]),
+    }  # fmt: skip
     for words_again, says in (
         (("eval", "open", *words[2:], "--vlm-period", "1"), "--vlm-period: is for `eval closed`"),
         (("eval", "perception", *words[2:], "--vlm-period", "1"), "--vlm-period: is for `eval closed`"),
@@ -499,7 +515,7 @@ def test_a_reader_who_has_enough_is_no_error():
 def test_a_full_disk_keeps_the_old_results(run, whole_clip, tmp_path, monkeypatch):
     out = tmp_path / "r.json"
     assert run(*_eval(whole_clip, out))[0] == 0
-    before = out.read_bytes()
+    before, tables = out.read_bytes(), out.with_suffix(".md").read_bytes()
     monkeypatch.setattr(Path, "write_text", _no_space)
     code, _, line = run(*_eval(whole_clip, out))
     assert code == 2
@@ -507,7 +523,8 @@ def test_a_full_disk_keeps_the_old_results(run, whole_clip, tmp_path, monkeypatc
         line == f"senna2: {out}: cannot be written (No space left on device); free disk space or choose another --out"
     )
     assert out.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+    assert out.with_suffix(".md").read_bytes() == tables
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "r.md"]
 
 
 def test_a_full_disk_leaves_no_half_clip(run, tmp_path, monkeypatch):

@@ -21,11 +21,13 @@ from senna2.evaluate.consistency import consistency, nobody_decides
 from senna2.evaluate.control import control, nobody_listens
 from senna2.evaluate.open_loop import no_plans, open_loop
 from senna2.evaluate.results import Suites, assemble, compare, write_results
+from senna2.files import write_text
 from senna2.provenance import provenance
 from senna2.recipes.clips import make_clips
 from senna2.recipes.driven import drive_clips
 from senna2.recipes.instructed import instructed_of, plan_instructed
 from senna2.registry import find_checkpoint, listing, make_policy
+from senna2.report.measured import TITLE, measured_page
 from senna2.rollouts import PolicySpec, drive_several
 from senna2.sample_plans import plan_samples
 from senna2.types import Decision, Direction, InputError, Plans, Rollout, Samples, Speed, VehicleShape
@@ -238,7 +240,7 @@ def eval_verb(
     suite: str, specs: Sequence[str], scenes: str, out: Path, *, limit: int | None, seed: int, workers: int | None,
     vlm_periods_s: Sequence[float] = (), device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
-    """`senna2 eval`: writes the results file and returns its headline.
+    """`senna2 eval`: writes the results file and its tables beside it, and returns its headline.
 
     `vlm_periods_s`: drive every policy that has a VLM once with each, as a row of its own. `device`: where the networks
     compute; every worker process has its own copy there.
@@ -247,6 +249,7 @@ def eval_verb(
     suites = ("consistency", "open", "closed", "control") if suite == "all" else (suite,)
     named = rows_of(policy_names(specs), vlm_periods_s, suites, device)  # a wrong name fails before all driving
     check_writable(out)
+    page = page_beside(out)
     clips = resolve_scenes(scenes, out, limit=limit, workers=workers)
     shapes = clip_shapes(clips)
     samples = None
@@ -265,10 +268,11 @@ def eval_verb(
         workers=workers,
     )
     results = collect_results(
-        measured, recipe={"name": "eval", "note": f"{suite} on {scenes}"}, seeds=[seed], pairs=neighbours(list(named))
+        measured, recipe={"name": "eval", "note": f"{suite} on {scenes}"}, seeds=[seed], pairs=each_pair(list(named))
     )
     write_results(out, results)
-    return {"results": str(out), **headline(results)}
+    write_text(page, measured_page(results))
+    return {"results": str(out), "tables": str(page), **headline(results)}
 
 
 def rows_of(
@@ -313,9 +317,17 @@ def check_writable(out: Path) -> None:
         raise InputError(f"--out {out}: is a folder; give the name of a .json file")
 
 
-def neighbours(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Every policy against the one before it."""
-    return list(zip(names[1:], names, strict=False))
+def page_beside(out: Path) -> Path:
+    """Where the tables go. Raises `InputError` if a page that is not one of them would be overwritten."""
+    page = out.with_suffix(".md")
+    if page.exists() and not (page.is_file() and page.read_bytes().startswith(TITLE.encode())):
+        raise InputError(f"--out {out}: the tables would overwrite {page}, which is another file; choose another name")
+    return page
+
+
+def each_pair(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Every policy against each of those before it."""
+    return [(b, a) for i, b in enumerate(names) for a in names[:i]]
 
 
 def collect_results(

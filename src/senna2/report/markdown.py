@@ -111,13 +111,13 @@ def results_page(results: Json, claims: Json, figures: Mapping[str, Figure]) -> 
     """The page as text. `figures`: by the path under which they lie beside it; the first one stands at its head."""
     first, *others = [f"## {f.title}\n\n![{f.title}]({path})\n\n{f.caption}" for path, f in figures.items()] or [""]
     parts = ["# Results", _how(results), *([first] if first else []), "## Claims", claims_section(claims)]
-    parts += [block for title, lead, rows, columns in TABLES if (block := _table(results, title, lead, rows, columns))]
+    parts += [block for table in TABLES if (block := measured_table(results, *table))]
     ours = {row for table in TABLES for row in table[2]}
     more = [table for table in OF_SYSTEMS if any(row in results["policies"] for row in set(table[2]) - ours)]
-    parts += [block for table in more if (block := _table(results, *table))]
+    parts += [block for table in more if (block := measured_table(results, *table))]
     parts += [costs_table(results["costs"])] if more and results.get("costs") else []
     parts += others
-    parts += ["## Comparisons", _comparisons(results)] if results["comparisons"] else []
+    parts += [comparisons_section(results)] if results["comparisons"] else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -138,7 +138,7 @@ def _how(results: Json) -> str:
     )
 
 
-def _table(results: Json, title: str, lead: str, rows: Sequence[str], columns: Sequence[Column]) -> str:
+def measured_table(results: Json, title: str, lead: str, rows: Sequence[str], columns: Sequence[Column]) -> str:
     """Rows that were measured; empty if none was."""
     lines: list[str] = []
     noted: dict[str, list[tuple[str, str]]] = {}  # by note: row and column
@@ -204,7 +204,7 @@ def costs_table(costs: Json) -> str:
     return f"## {title}\n\n{lead}\n\n" + "\n".join(lines)
 
 
-def _comparisons(results: Json) -> str:
+def comparisons_section(results: Json) -> str:
     lead = (
         "a − b, paired over the clips and training seeds that both have; a difference whose interval holds 0 is a tie. "
         f"Intervals are over clips, and not corrected for there being {len(results['comparisons'])} of them: one in "
@@ -219,4 +219,4 @@ def _comparisons(results: Json) -> str:
         own = " · ".join("–" if d is None else f"{d:+.3f}" for d in c["per_seed"])
         lines.append(f"| `{c['a']}` | `{c['b']}` | {c['metric']} | {difference} | {own} | {relative} | "
                      f"{c['paired_over']} | {verdict(c)[0]} |")  # fmt: skip
-    return lead + "\n\n" + "\n".join(lines)
+    return f"## Comparisons\n\n{lead}\n\n" + "\n".join(lines)
