@@ -196,7 +196,7 @@ def test_eval_writes_valid_results(run, whole_clip, tmp_path):
         ("idm", "constant_velocity"), ("expert", "constant_velocity"), ("expert", "idm"),
     }  # fmt: skip
     page = out_file.with_suffix(".md").read_text()
-    for title in ("Table 2 · open loop", "Table 3 · closed loop", "Comparisons"):
+    for title in ("Table 1 · consistency", "Table 2 · open loop", "Table 3 · closed loop", "Control", "Comparisons"):
         assert f"\n## {title}\n" in page
     assert "| `expert` | 0.000 " in page
     other = tmp_path / "README.md"

@@ -52,15 +52,15 @@ def systems_page(figures: Mapping[str, Figure]) -> str:
 
 
 def _section(name: str, figures: Mapping[str, Figure]) -> str:
-    planner = ARMS[name].planner
-    module = get("planners", planner).__module__
-    file = f"../../src/{module.replace('.', '/')}.py"
+    arm = ARMS[name]
     parts = [f"## {name}"]
     if name in JOINED:
-        parts += [text.format(planner=planner, adapter=ARMS[name].adapter) for text in JOINED[name]]
-    elif ARMS[name].vlm:
-        parts.append(TOLD.format(planner=planner))
+        parts += [text.format(planner=arm.planner, adapter=arm.adapter) for text in JOINED[name]]
+    elif arm.vlm:
+        parts.append(TOLD.format(planner=arm.planner))
     else:
+        module = get("planners", arm.planner).__module__
+        file = f"../../src/{module.replace('.', '/')}.py"
         parts += [f"Planner: [{module.rsplit('.', 1)[-1]}.py]({file}).", *_words(module)]
     if name in TRAINED_BY:
         parts += ["Trained further:", *(text for trainer in TRAINED_BY[name] for text in _words(trainer))]
